@@ -1,0 +1,1 @@
+"""Frozen dataclasses and pure functions: what the house talks about. No I/O, standard library only."""

@@ -1,0 +1,121 @@
+"""Images: the one a user describes, and the one that was built."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from clustrix.errors import BuildError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VENV = "/opt/clustrix/venv"
+"""Where the environment stands in an image that we built."""
+
+
+class ImageSource(enum.Enum):
+    """Say what an `Image` starts from."""
+
+    ENVIRONMENT = "environment"
+    LOCK = "lock"
+    SCRIPT = "script"
+    REGISTRY = "registry"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Describe an image, lazily: nothing is read or built before it is needed.
+
+    Immutable and hashable; every method gives a new one::
+
+        Image.from_environment().pip_install("httpx==0.28.1").env(MODE="fast")
+    """
+
+    source: ImageSource = ImageSource.ENVIRONMENT
+    location: str | None = None
+    base: str | None = None
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_environment(cls, *, base: str | None = None) -> Image:
+        """Bake what is installed beside the caller's Python."""
+        return cls(ImageSource.ENVIRONMENT, base=base)
+
+    @classmethod
+    def from_lock(
+        cls, path: str, *, base: str | None = None, extras: tuple[str, ...] = (), groups: tuple[str, ...] = ()
+    ) -> Image:
+        """Bake a uv.lock, pylock.toml or requirements.txt; extras and groups are never implied."""
+        return cls(ImageSource.LOCK, str(path), base=base, extras=tuple(extras), groups=tuple(groups))
+
+    @classmethod
+    def from_script(cls, path: str, *, base: str | None = None) -> Image:
+        """Bake what the inline metadata of a script asks for (PEP 723)."""
+        return cls(ImageSource.SCRIPT, str(path), base=base)
+
+    @classmethod
+    def from_registry(cls, reference: str) -> Image:
+        """Use an image that exists; a tag is resolved to a digest before a job is submitted."""
+        return cls(ImageSource.REGISTRY, reference)
+
+    @classmethod
+    def from_dockerfile(cls, path: str) -> Image:
+        """Refuse, until the engine builder exists."""
+        raise BuildError(f"an image from {path!r} needs the engine builder, which does not exist yet", remedy=_ENGINE)
+
+    def apt_install(self, *packages: str) -> Image:
+        """Refuse, until the engine builder exists."""
+        raise BuildError(f"apt packages {packages!r} need the engine builder, which does not exist yet", remedy=_ENGINE)
+
+    def pip_install(self, *requirements: str) -> Image:
+        """Add requirements (PEP 508) to what is locked."""
+        self._built_here("pip_install")
+        return replace(self, requirements=(*self.requirements, *requirements))
+
+    def add_files(self, source: str, target: str) -> Image:
+        """Copy a file or directory of this machine to an absolute path of the image."""
+        self._built_here("add_files")
+        if not target.startswith("/"):
+            raise ConfigError(f"add_files needs an absolute path inside the image, not {target!r}")
+        return replace(self, files=(*self.files, (str(source), target)))
+
+    def env(self, variables: Mapping[str, str] | None = None, /, **more: str) -> Image:
+        """Set environment variables inside the image. They can be read by whoever can pull it: no secrets."""
+        self._built_here("env")
+        merged = {**dict(self.variables), **(variables or {}), **more}
+        return replace(self, variables=tuple(sorted(merged.items())))
+
+    def _built_here(self, verb: str) -> None:
+        if self.source is ImageSource.REGISTRY:
+            raise ConfigError(
+                f"{verb} does not change an image from a registry ({self.location})",
+                remedy="Use it as a base: Image.from_environment(base=...).",
+            )
+
+
+_ENGINE = "Build it with docker or podman, push it, and use Image.from_registry(...) or base=..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltImage:
+    """Identify an image: ``config_digest`` says what it is, ``manifest_digest`` where its bytes are.
+
+    ``reference`` is where a registry serves it by digest; None while its blobs are only in the local blob
+    store. ``interpreter`` is the absolute path of the environment's Python inside, ``fingerprint`` that of its
+    environment; both None until measured for images that were not built by us.
+    """
+
+    config_digest: str
+    manifest_digest: str
+    platform: str  # linux/amd64, as OCI writes it
+    python: str | None = None  # the minor version
+    interpreter: str | None = None
+    fingerprint: str | None = None
+    lock_digest: str | None = None
+    reference: str | None = None
