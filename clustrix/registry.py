@@ -1,0 +1,84 @@
+"""Every plug-in: name -> where its class is, and which pip extra it needs.
+
+Adding one is a line here. Other packages add theirs as entry points of the groups ``clustrix.backends``,
+``clustrix.schedulers``, ``clustrix.runtimes`` and ``clustrix.transports``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from clustrix.errors import MissingExtra, UnknownOption
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class PlugIn:
+    """Say where a plug-in's class is (``module:Class``) and what must be installed for it."""
+
+    path: str
+    extra: str | None = None
+    package: str | None = None
+
+
+PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
+    "schedulers": {
+        "process": PlugIn("clustrix.schedulers.process:Process"),
+        "slurm": PlugIn("clustrix.schedulers.slurm:Slurm"),
+    },
+    "runtimes": {
+        "apptainer": PlugIn("clustrix.runtimes.apptainer:Apptainer"),
+        "docker": PlugIn("clustrix.runtimes.docker:Docker", extra="docker", package="docker"),
+        "podman": PlugIn("clustrix.runtimes.docker:Podman", extra="docker", package="docker"),
+        "venv": PlugIn("clustrix.runtimes.venv:Venv"),
+    },
+    "transports": {
+        "local": PlugIn("clustrix.transports.local:Local"),
+        "ssh": PlugIn("clustrix.transports.ssh:SSH"),
+        "openssh": PlugIn("clustrix.transports.openssh:OpenSSH"),
+    },
+    "publish": {
+        "archive": PlugIn("clustrix.publish.archive:Archive"),
+        "engine": PlugIn("clustrix.publish.engine:Engine", extra="docker", package="docker"),
+        "layout": PlugIn("clustrix.publish.layout:LayoutDirectory"),
+        "registry": PlugIn("clustrix.publish.registry:Registry"),
+    },
+}
+
+
+@cache
+def names(kind: str) -> tuple[str, ...]:
+    """List the plug-ins of one kind, built in and installed."""
+    found = entry_points(group=f"clustrix.{kind}")
+    return tuple(sorted({*PLUG_INS[kind], *(entry.name for entry in found)}))
+
+
+@cache
+def load(kind: str, name: str) -> type:
+    """Import the class of a plug-in.
+
+    Raises:
+        UnknownOption: there is none of that name.
+        MissingExtra: its package is not installed; names the pip command.
+
+    """
+    plug_in = PLUG_INS[kind].get(name)
+    if plug_in is None:
+        for entry in entry_points(group=f"clustrix.{kind}", name=name):
+            installed: type = entry.load()
+            return installed
+        raise UnknownOption(kind.rstrip("s"), name, names(kind))
+    if plug_in.package and plug_in.extra:
+        from importlib.util import find_spec
+
+        if find_spec(plug_in.package) is None:
+            raise MissingExtra(plug_in.package, plug_in.extra, needed_for=f"{kind.rstrip('s')} {name!r}")
+    module, _, attribute = plug_in.path.partition(":")
+    built_in: type = getattr(importlib.import_module(module), attribute)
+    return built_in

@@ -1,0 +1,1 @@
+"""How an environment is put in place and started."""

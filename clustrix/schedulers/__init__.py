@@ -1,0 +1,1 @@
+"""Pure dialects: text in, text out."""

@@ -1,0 +1,86 @@
+"""The contract of a dialect: build a command, read what it printed. No I/O, no clock, no threads.
+
+A scheduler is one file with one class. `clustrix.backends.batch` drives any dialect through any transport.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from clustrix.model.job import JobPaths, JobSpec, TaskStatus
+    from clustrix.transports.base import Completed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Hold what a site allows; None where it does not say.
+
+    ``max_array_index`` is the highest task number that the site accepts.
+    """
+
+    max_array_index: int | None = None
+
+
+class Dialect(Protocol):
+    """Speak one scheduler's language.
+
+    Every value of a user is quoted, or refused with `UnsupportedResource` or `ConfigError`. A script ends by
+    running the job's wrapper, ``task.sh NUMBER``, which is the same for every scheduler.
+    """
+
+    name: str
+    array_index: str
+    """The sh expression of the task's number inside a script, e.g. ``${SLURM_ARRAY_TASK_ID:-0}``."""
+    native_id: str
+    """The sh expression of the scheduler's id of the task inside a script."""
+
+    def script(self, spec: JobSpec, paths: JobPaths, *, offset: int = 0, tasks: int = 1) -> str:
+        """Write the script of one submission: ``tasks`` tasks numbered from ``offset``."""
+        ...
+
+    def submit_argv(self, spec: JobSpec, script: str) -> tuple[str, ...]:
+        """Command that submits the script at that path."""
+        ...
+
+    def parse_submit(self, completed: Completed) -> str:
+        """Read the native id; `SubmitRejected` with the scheduler's own words if it refused."""
+        ...
+
+    def find_argv(self, spec: JobSpec) -> tuple[str, ...]:
+        """Command that looks for a job by its unique name, when it is not known whether it was accepted."""
+        ...
+
+    def parse_find(self, completed: Completed) -> str | None:
+        """Read the native id, or None if the scheduler is sure that there is none."""
+        ...
+
+    def status_argv(self, native_ids: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """Commands, run in one round trip, that ask for all of these jobs."""
+        ...
+
+    def parse_status(
+        self, native_ids: Sequence[str], answers: Sequence[Completed]
+    ) -> Mapping[str, Mapping[int, TaskStatus]]:
+        """Read native id -> task number -> status. A job that the scheduler is sure not to know is left out.
+
+        Raises:
+            BackendError: the scheduler did not answer: which is not the same as not knowing.
+
+        """
+        ...
+
+    def cancel_argv(self, native_ids: Sequence[str]) -> tuple[str, ...]:
+        """Command that cancels these jobs, waiting or running."""
+        ...
+
+    def limits_argv(self) -> tuple[str, ...] | None:
+        """Command that prints the site's limits, if there is one."""
+        ...
+
+    def parse_limits(self, completed: Completed) -> Limits:
+        """Read the limits; what is not said stays None."""
+        ...

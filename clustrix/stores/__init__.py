@@ -1,0 +1,1 @@
+"""Where a payload waits and an outcome is found."""

@@ -1,0 +1,76 @@
+"""The contract of a store: where a payload waits and where outcomes are found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from clustrix.model.job import End
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from clustrix.model.job import JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RawOutcome:
+    """Hold one item's outcome as it was found: not yet authenticated, not yet unpickled."""
+
+    index: int
+    metadata: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Report that an item has an outcome (``index``), or that a task's process is over (``task``, ``end``)."""
+
+    ulid: str
+    index: int | None = None
+    task: int | None = None
+    end: End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Report new bytes of a task's output."""
+
+    ulid: str
+    task: int
+    data: bytes
+
+
+class Store(Protocol):
+    """Read what jobs left behind. Submission itself writes the payload (decision 18)."""
+
+    def watch(self, jobs: Sequence[JobRecord], *, output: bool = False) -> Iterator[Ended | Output | None]:
+        """Report what ended, once each and what had ended before first; None now and then, so that a caller can act.
+
+        With ``output`` the tasks' logs are reported too, from their beginning, always before the end of their task.
+        """
+        ...
+
+    def read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
+        """Read outcomes in one round trip; those that do not exist are left out."""
+        ...
+
+    def ends(self, job: JobRecord) -> Mapping[int, End]:
+        """Read how the tasks' processes ended, as their wrapper saw it."""
+        ...
+
+    def key(self, job: JobRecord) -> bytes:
+        """Read the key that signs the job's outcomes."""
+        ...
+
+    def record(self, ulid: str) -> JobRecord:
+        """Read the record beside a job; `UnknownJob` if there is none."""
+        ...
+
+    def log(self, job: JobRecord, task: int) -> bytes:
+        """Read all output of a task."""
+        ...
+
+    def remove(self, job: JobRecord) -> None:
+        """Delete everything of the job."""
+        ...

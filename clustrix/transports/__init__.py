@@ -1,0 +1,1 @@
+"""How a command and a file reach a host."""

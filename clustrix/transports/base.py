@@ -1,0 +1,64 @@
+"""The contract of a transport: three verbs, POSIX sh on the other side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from clustrix.model.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Hold what a remote command printed and its exit status (negative: died of that signal)."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Transport(Protocol):
+    """Run sh scripts on one host and move files to and from it.
+
+    Every path is absolute and POSIX. Safe to use from several threads. Nothing but POSIX sh, coreutils and
+    findutils is asked of the host (decision 17).
+    """
+
+    @property
+    def address(self) -> str:
+        """Name the host for people and for caches: ``local``, ``ssh://user@host:22``."""
+        ...
+
+    def run(self, script: str, *, stdin: bytes | BinaryIO = b"", timeout: float | None = None) -> Completed:
+        """Run an sh script to its end: one round trip.
+
+        Raises:
+            ConnectionLost: the answer did not arrive; the script may have run.
+            TransportError: it could not be run.
+
+        """
+        ...
+
+    def stream(self, script: str) -> AbstractContextManager[Iterator[bytes]]:
+        """Run an sh script and give its standard output as it comes; leaving the context ends the script."""
+        ...
+
+    def put(self, source: Path, destination: str, *, mode: int = 0o600, progress: Progress | None = None) -> None:
+        """Copy a file there: under a temporary name of its own, verified by sha256, then renamed.
+
+        Missing directories are made (0700). A copy that was cut goes on where it stopped.
+        """
+        ...
+
+    def get(self, source: str, destination: Path, *, progress: Progress | None = None) -> None:
+        """Copy a file here, with the same promises."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; the next call opens a new one."""
+        ...
