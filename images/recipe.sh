@@ -14,6 +14,10 @@ recipe_digest() {
 debian_archive() {
   local targets
   targets=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)')
+  if [ -z "$targets" ]; then # the package lists were cleared
+    apt-get -q update >&2
+    targets=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)')
+  fi
   case $1 in
     main) sed -n 's/^Debian|Debian|//p' <<<"$targets" | head -n 1 ;;
     security) sed -n 's/^Debian|Debian-Security|//p' <<<"$targets" | head -n 1 ;;
