@@ -273,7 +273,7 @@ class NotReady(ClustrixError):
 class JobError(ClustrixError):
     """The job ended without a value."""
 
-    def __init__(  # noqa: D417 - the arguments are the attributes
+    def __init__(
         self,
         message: str,
         *,

@@ -7,7 +7,6 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from clustrix.errors import UnknownJob
@@ -15,6 +14,7 @@ from clustrix.model.resources import Mount, Resources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from clustrix.model.image import BuiltImage
 

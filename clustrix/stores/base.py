@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from clustrix.model.job import End
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from clustrix.model.job import JobRecord
+    from clustrix.model.job import End, JobRecord
 
 
 @dataclass(frozen=True, slots=True)
