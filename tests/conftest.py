@@ -1,0 +1,20 @@
+"""What every test stands on: a home, caches and a journal of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests from reading or writing the configuration, caches and journal of whoever runs them."""
+    home: Path = tmp_path_factory.mktemp("home")
+    for name in ("CLUSTRIX_TARGET", "CLUSTRIX_CONFIG", "CLUSTRIX_IN_JOB", "CLUSTRIX_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLUSTRIX_STATE_DIR", str(home / "state"))
+    monkeypatch.setenv("CLUSTRIX_HOME", str(home / "clustrix"))
