@@ -1,0 +1,1 @@
+"""Everything that speaks OCI: references, manifests, image layouts, registries."""
