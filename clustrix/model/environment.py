@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
+
+_SEPARATORS = re.compile(r"[-_.]+")
+
+
+def normalise(name: str) -> str:
+    """Spell a distribution's name as an index does (PEP 503)."""
+    return _SEPARATORS.sub("-", name).lower()
 
 
 class Origin(enum.Enum):
@@ -46,8 +54,10 @@ class Interpreter:
 class Distribution:
     """Describe one installed distribution; ``name`` is spelled as its metadata spells it.
 
-    ``url``, ``commit`` and ``subdirectory`` are those of direct_url.json. ``fingerprint`` is that of
-    `clustrix.model.fingerprint.distribution`, None where there is no RECORD.
+    ``url``, ``commit``, ``subdirectory`` and ``sha256`` are those of direct_url.json; ``location`` is the metadata
+    directory (``.dist-info`` or ``.egg-info``); ``requires`` holds its Requires-Dist lines; ``pure`` is False where the
+    wheel it was installed from was made for one platform. ``fingerprint`` is that of
+    `clustrix.model.fingerprint.distribution`, None where it was not computed or there is no RECORD.
     """
 
     name: str
@@ -56,23 +66,33 @@ class Distribution:
     url: str | None = None
     commit: str | None = None
     subdirectory: str | None = None
+    sha256: str | None = None
     requested: bool = True
+    installer: str | None = None
+    requires: tuple[str, ...] = ()
+    pure: bool = True
+    location: str | None = None
     fingerprint: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Give the normalised name."""
+        return normalise(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """Hold the distributions a function was written among, and the Python they are for.
 
-    ``source`` says what was read: ``interpreter``, or the path of a lock, requirements or script.
+    ``platform`` is None where the caller's system is not Linux with glibc. ``shadowed`` holds what lies on the path but
+    is not used: a distribution of the same name comes first (leftovers of an interrupted installation, mostly).
     """
 
     interpreter: Interpreter
     platform: Platform | None
     distributions: tuple[Distribution, ...]
-    source: str = "interpreter"
+    shadowed: tuple[Distribution, ...] = ()
 
     def freeze(self) -> tuple[str, ...]:
         """List what ``pip list --format=freeze`` lists, in its order."""
-        rows = sorted(self.distributions, key=lambda distribution: distribution.name.lower())
-        return tuple(f"{row.name}=={row.version}" for row in rows)
+        return tuple(f"{row.name}=={row.version}" for row in sorted(self.distributions, key=lambda row: row.key))
