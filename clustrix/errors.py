@@ -131,14 +131,14 @@ class ConfigError(ClustrixError):
 
 
 class UnknownOption(ConfigError):
-    """An option, target or key does not exist."""
+    """An option, target or key does not exist; ``where`` is the file and line that names it."""
 
-    def __init__(self, kind: str, name: str, known: list[str] | tuple[str, ...]) -> None:
+    def __init__(self, kind: str, name: str, known: list[str] | tuple[str, ...], *, where: str = "") -> None:
         from difflib import get_close_matches
 
         near = get_close_matches(name, known, n=1)
         remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
-        super().__init__(f"unknown {kind} {name!r}", remedy=remedy)
+        super().__init__(f"{where and f'{where}: '}unknown {kind} {name!r}", remedy=remedy)
         self.kind = kind
         self.name = name
 
