@@ -1,0 +1,125 @@
+"""Where the files of a target and of a job are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SitePaths:
+    """Own every path below a target's root (absolute, POSIX; the same inside and outside a container)."""
+
+    root: str
+
+    @property
+    def bundles(self) -> str:
+        """Content-addressed worker and code bundles, ``<sha256>.zip``; workers unpack code beside them."""
+        return f"{self.root}/bundles"
+
+    @property
+    def blobs(self) -> str:
+        """OCI blobs that a SIF is built from."""
+        return f"{self.root}/blobs/sha256"
+
+    @property
+    def sifs(self) -> str:
+        """SIF files, ``<config digest>.sif``."""
+        return f"{self.root}/sifs"
+
+    @property
+    def venvs(self) -> str:
+        """Environments of the venv runtime, one directory a lock digest."""
+        return f"{self.root}/venvs"
+
+    def bundle(self, digest: str) -> str:
+        """Place one bundle."""
+        return f"{self.bundles}/{digest.removeprefix('sha256:')}.zip"
+
+    def job(self, ulid: str) -> JobPaths:
+        """Place one job."""
+        return JobPaths(f"{self.root}/jobs/{ulid}")
+
+
+@dataclass(frozen=True, slots=True)
+class JobPaths:
+    """Own every file name of a job's directory. Nobody else spells one.
+
+    A call is a map of one item: ``outcomes/0.json`` is written last and by rename, so where it is, the item has
+    ended and ``outcomes/0.pkl`` (value or exception) is whole.
+    """
+
+    directory: str
+
+    @property
+    def record(self) -> str:
+        """Hold the `JobRecord`, for whoever reattaches from another machine."""
+        return f"{self.directory}/job.json"
+
+    @property
+    def task(self) -> str:
+        """Hold what the worker needs to know (`clustrix.worker.task.Task`)."""
+        return f"{self.directory}/task.json"
+
+    @property
+    def payload(self) -> str:
+        """Hold the function and the items."""
+        return f"{self.directory}/payload"
+
+    @property
+    def key(self) -> str:
+        """Hold the key that signs outcomes, mode 0600."""
+        return f"{self.directory}/key"
+
+    @property
+    def script(self) -> str:
+        """Hold what the scheduler runs."""
+        return f"{self.directory}/script.sh"
+
+    @property
+    def native_id(self) -> str:
+        """Hold the scheduler's id, written by the submission itself."""
+        return f"{self.directory}/native-id"
+
+    @property
+    def claims(self) -> str:
+        """Hold one directory per claimed slice: mkdir is the claim."""
+        return f"{self.directory}/claims"
+
+    @property
+    def outcomes(self) -> str:
+        """Hold the outcomes of all items."""
+        return f"{self.directory}/outcomes"
+
+    @property
+    def ends(self) -> str:
+        """Hold how each task's process ended, ``<task>.json``, written outside the container."""
+        return f"{self.directory}/ends"
+
+    @property
+    def logs(self) -> str:
+        """Hold the output of each task, ``<task>.out``: standard output and error together."""
+        return f"{self.directory}/logs"
+
+    def outcome(self, index: int) -> str:
+        """Place the metadata of one item's outcome (result.json of FEATURES F3)."""
+        return f"{self.outcomes}/{index}.json"
+
+    def value(self, index: int) -> str:
+        """Place the pickled value or exception of one item."""
+        return f"{self.outcomes}/{index}.pkl"
+
+    def claim(self, slice_index: int) -> str:
+        """Place the claim on one slice of the items."""
+        return f"{self.claims}/{slice_index}"
+
+    def claimant(self, slice_index: int, task: int) -> str:
+        """Place the mark in a claim that tells which task has it: an empty file named by the task's number."""
+        return f"{self.claims}/{slice_index}/{task}"
+
+    def end(self, task: int | str) -> str:
+        """Place the end of one task; scripts pass a shell variable."""
+        return f"{self.ends}/{task}.json"
+
+    def log(self, task: int | str) -> str:
+        """Place the output of one task; scripts pass a shell variable."""
+        return f"{self.logs}/{task}.out"
