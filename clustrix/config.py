@@ -181,6 +181,11 @@ def configure(**options: object) -> ClusterConfig | None:
     return None if target is None else current.resolve(target)
 
 
+def check_call(options: Mapping[str, object]) -> None:
+    """Refuse what no call may say; whether a target exists is asked when the call is made."""
+    _read({name: value for name, value in options.items() if name != "target"}, CALL, scopes=("call",))
+
+
 @cache
 def load() -> Configuration:
     """Read everything there is, once a process.
@@ -310,11 +315,12 @@ def _read(
     content: Mapping[str, object], where: str, *, scopes: tuple[str, ...], text: str | None = None, label: str = ""
 ) -> dict[str, Value]:
     known = [word for word, name in spellings().items() if settings()[name].scope in scopes]
+    choices = [*known, "target", "parallel"] if where == CALL else known
     values: dict[str, Value] = {}
     for word, raw in content.items():
         place = f"{where}{_line(text, word)}"
         if word not in known:
-            raise UnknownOption(f"setting{label}", word, known, where="" if where == CALL else place)
+            raise UnknownOption(f"setting{label}", word, choices, where="" if where == CALL else place)
         name = spellings()[word]
         if name in values:
             raise ConfigError(f"{place}: {name} is set twice, also as {word}")

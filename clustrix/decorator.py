@@ -1,0 +1,179 @@
+"""``@cluster``: a function that runs somewhere else when it is called."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from clustrix.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from clustrix.handle import Job, JobArray
+    from clustrix.model.image import BuiltImage
+
+    # Python 3.10 has neither; nothing of this runs.
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+    R = TypeVar("R", covariant=True)
+else:
+    # dataclasses, inspect and typing's rest cost more than this whole module: it must be cheap to import.
+    P = TypeVar("P")
+    R = TypeVar("R")
+
+IN_JOB = "CLUSTRIX_IN_JOB"
+"""Set by the worker: calls inside a job run in place."""
+
+
+class RemoteFunction(Generic[P, R]):
+    """Run a function at a target; made by `cluster`."""
+
+    def __init__(self, function: Callable[P, R], options: dict[str, object], bound: tuple[object, ...] = ()) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._options = options
+        self._bound = bound  # the object whose method it is
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it there, stream its output, and return its value or raise its exception.
+
+        Ctrl-C cancels the job; a second one leaves it running and prints its id. Without any configured target, and
+        inside a job, it runs in this process.
+        """
+        if self._in_place():
+            return self.local(*args, **kwargs)
+        from clustrix import pipeline
+
+        return pipeline.call(self._function, (*self._bound, *args), kwargs, self._options)  # type: ignore[no-any-return]
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Start it there and return at once. The Job survives this process."""
+        from clustrix import pipeline
+
+        if self._in_place():
+            return pipeline.in_place(self.local, [(args, kwargs)])[0]
+        return pipeline.submit(self._function, (*self._bound, *args), kwargs, self._options)
+
+    def map(self, *iterables: Iterable[Any], chunksize: int | None = None, max_parallel: int | None = None) -> JobArray:
+        """Call it once per item (of several iterables: per tuple, as ``map`` does) in ONE submission.
+
+        Items are shared out in ranges that shrink towards the end; ``chunksize`` fixes the range, one task each.
+        """
+        return self.starmap(zip(*iterables), chunksize=chunksize, max_parallel=max_parallel)
+
+    def starmap(
+        self, arguments: Iterable[Iterable[Any]], *, chunksize: int | None = None, max_parallel: int | None = None
+    ) -> JobArray:
+        """Call it once per tuple of arguments in ONE submission; see `map`."""
+        from clustrix import pipeline
+
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((*self._bound, *args), {}) for args in arguments]
+        if self._in_place():
+            return pipeline.in_place(self._function, calls)
+        options = self._options if max_parallel is None else {**self._options, "max_parallel": max_parallel}
+        return pipeline.submit_many(self._function, calls, options, chunksize=chunksize)
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here, in this process."""
+        return self._function(*self._bound, *args, **kwargs)  # type: ignore[arg-type] - the object comes first
+
+    def build(self) -> BuiltImage | None:
+        """Make what its calls would run in, so that the first one need not; None where no image is needed."""
+        from clustrix import pipeline
+
+        return pipeline.prepare(self._options, self._function).image
+
+    def options(self, **options: object) -> RemoteFunction[P, R]:
+        """Give the same function with other options."""
+        return RemoteFunction(self._function, {**self._options, **checked(options)}, self._bound)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:  # noqa: ANN401 - the descriptor protocol
+        return self if instance is None else RemoteFunction(self._function, self._options, (instance,))
+
+    def __repr__(self) -> str:
+        return f"<cluster function {self.__module__}.{self.__qualname__}>"  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        # By reference where the module knows it under its name; else (a bound method, for one) what it is made of.
+        found: object = sys.modules.get(self.__module__)
+        for name in self.__qualname__.split("."):  # type: ignore[attr-defined]
+            found = getattr(found, name, None)
+        if found is self and self.__module__ != "__main__":
+            return str(self.__qualname__)  # type: ignore[attr-defined]
+        return RemoteFunction, (self._function, self._options, self._bound)
+
+    def _in_place(self) -> bool:
+        if os.environ.get(IN_JOB):
+            return True
+        if self._options.get("target"):
+            return False
+        from clustrix import config
+
+        if config.load().default_target() is not None:
+            return False
+        _say_once()
+        return True
+
+
+@overload
+def cluster(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def cluster(**options: object) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
+def cluster(function: Any = None, /, **options: object) -> Any:
+    """Make a function run at a target: ``@cluster`` or ``@cluster(target="hpc", cores=8, memory="16GB")``.
+
+    The options are ``target`` and every setting of the configuration reference that a call may give: image,
+    environment, cores, memory, time, gpus, nodes, partition, queue, account, qos, constraint, modules,
+    environment_variables, mounts, retries, max_parallel, async_submit, backend_options.
+
+    Raises:
+        UnknownOption: an option that does not exist, with the nearest that does.
+        ConfigError: a value that cannot be read.
+
+    """
+    if function is None:
+        return functools.partial(_decorate, checked(options))
+    return _decorate({}, function)
+
+
+def _decorate(options: dict[str, object], function: Any) -> RemoteFunction[Any, Any]:  # noqa: ANN401 - what was decorated
+    if not callable(function):
+        if isinstance(function, (classmethod, staticmethod)):
+            raise ConfigError(
+                f"@cluster stands above @{type(function).__name__}", remedy="Put @cluster directly above the function."
+            )
+        raise ConfigError(f"@cluster needs a function, not {function!r}")
+    return RemoteFunction(function, options)
+
+
+def checked(options: dict[str, object]) -> dict[str, object]:
+    """Refuse what does not exist, before anything runs."""
+    if not options:
+        return options
+    from clustrix import config
+
+    if options.get("parallel"):
+        raise ConfigError(
+            "parallel= is not built yet: loops are not split by themselves",
+            remedy="Make the body of the loop a function and use .map over it.",
+        )
+    config.check_call({name: value for name, value in options.items() if name != "parallel" and value is not None})
+    return options
+
+
+_said = False
+
+
+def _say_once() -> None:
+    global _said  # noqa: PLW0603 - once a process
+    if not _said:
+        _said = True
+        print(  # noqa: T201 - a sentence for the person at the terminal
+            "clustrix: no target is configured, so calls run in this process (target='local' isolates them; "
+            "clustrix.yml names others)",
+            file=sys.stderr,
+        )
