@@ -1,5 +1,3 @@
-# ruff: noqa: PTH118, PTH119, PTH120, PTH123
-# pathlib would triple the time of a scan, which every job pays.
 """What is installed beside this Python, read from its RECORDs.
 
 The worker runs this inside the container before any user code, so it is small, quick and needs the standard library

@@ -1,0 +1,1 @@
+"""What a function needs to run elsewhere: the distributions around it, or the file that describes them."""
