@@ -142,6 +142,7 @@ class End:
     exit_code: int | None = None
     signal: int | None = None
     message: str = ""
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +160,8 @@ class TaskStatus:
 class JobRecord:
     """Hold what the journal remembers of a job, enough to find it again from another process.
 
-    ``root`` and ``address`` say where its directory is; the key that signs its outcomes is not in here but in
-    a file of its own, mode 0600.
+    ``root`` says where its directory is at the target; the key that signs its outcomes is not in here but in a file
+    of its own, mode 0600. ``native_id`` is the backend's own; None until it accepted the job.
     """
 
     id: JobId

@@ -75,10 +75,33 @@ class JobPaths:
         """Hold what the scheduler runs."""
         return f"{self.directory}/script.sh"
 
+    def script_from(self, offset: int) -> str:
+        """Place the script of the submission whose first task has that number; one job may need several."""
+        return self.script if offset == 0 else f"{self.directory}/script-{offset}.sh"
+
+    @property
+    def wrapper(self) -> str:
+        """Hold what runs one task outside of its container: ``task.sh NUMBER``."""
+        return f"{self.directory}/task.sh"
+
     @property
     def native_id(self) -> str:
-        """Hold the scheduler's id, written by the submission itself."""
+        """Hold what the scheduler printed when it accepted the job, written by the submission itself."""
         return f"{self.directory}/native-id"
+
+    def native_id_from(self, offset: int) -> str:
+        """Place what the scheduler printed for the submission whose first task has that number."""
+        return self.native_id if offset == 0 else f"{self.directory}/native-id-{offset}"
+
+    @property
+    def cancelled(self) -> str:
+        """Mark that somebody asked to cancel the job: an empty file."""
+        return f"{self.directory}/cancelled"
+
+    @property
+    def work(self) -> str:
+        """Be the working directory of the tasks."""
+        return f"{self.directory}/work"
 
     @property
     def claims(self) -> str:

@@ -42,10 +42,17 @@ class Output:
 class Store(Protocol):
     """Read what jobs left behind. Submission itself writes the payload (decision 18)."""
 
-    def watch(self, jobs: Sequence[JobRecord], *, output: bool = False) -> Iterator[Ended | Output | None]:
-        """Report what ended, once each and what had ended before first; None now and then, so that a caller can act.
+    def watch(
+        self, jobs: Sequence[JobRecord], *, output: Mapping[str, Mapping[int, int]] = ...
+    ) -> Iterator[Ended | Output | None]:
+        """Report what ended, once each and what had ended before first; then None, and again now and then.
 
-        With ``output`` the tasks' logs are reported too, from their beginning, always before the end of their task.
+        ``output`` names jobs (ulid) whose tasks' logs are reported too, always before the end of their task, and the
+        bytes of each task's log that are known already. Closing the iterator ends the watch.
+
+        Raises:
+            ConnectionLost: it broke; watch again.
+
         """
         ...
 
@@ -65,8 +72,12 @@ class Store(Protocol):
         """Read the record beside a job; `UnknownJob` if there is none."""
         ...
 
-    def log(self, job: JobRecord, task: int) -> bytes:
-        """Read all output of a task."""
+    def owners(self, job: JobRecord) -> Mapping[int, int]:
+        """Tell which task claimed which item: item number -> task number."""
+        ...
+
+    def log(self, job: JobRecord, task: int, *, last_bytes: int | None = None) -> bytes:
+        """Read the output of a task, all of it or its last bytes."""
         ...
 
     def remove(self, job: JobRecord) -> None:
