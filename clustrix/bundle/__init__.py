@@ -1,0 +1,1 @@
+"""What travels so that any image can run a job: the worker, and the caller's own modules."""

@@ -1,0 +1,136 @@
+"""The worker as one zip file: what a job needs of clustrix, and the client's cloudpickle under its private name.
+
+``python -I <zip> <job directory> <task number>`` runs it. Bytecode for this Python's minor version lies beside the
+sources (as in the days before ``__pycache__``, which is how zipimport looks for it); other versions use the sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import clustrix
+from clustrix.bundle import archive
+from clustrix.worker.pickling import PRIVATE_NAME, source_of_cloudpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What only a client does. The rest may be imported by user code inside a job.
+_LEFT_HERE = {
+    "backends",
+    "build",
+    "bundle",
+    "capture",
+    "cli",
+    "locking",
+    "oci",
+    "publish",
+    "runtimes",
+    "schedulers",
+} | {
+    "stores",
+    "transports",
+}
+
+_MAIN = b"""\
+import sys
+
+if sys.version_info < (3, 10):
+    sys.exit("clustrix: jobs need Python 3.10 or newer, and this is %s: %s" % (sys.version.split()[0], sys.executable))
+
+from clustrix.worker.__main__ import main
+
+sys.exit(main(sys.argv))
+"""
+
+# Bytecode depends on what an interpreter did before, so a new one makes it, in fixed order. The hash of the source is
+# not checked when it is loaded: both lie in one file.
+_COMPILE = """\
+import py_compile, sys
+unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+for line in sys.stdin.read().splitlines():
+    source, target, name = line.split("\\t")
+    py_compile.compile(source, target, name, doraise=True, invalidation_mode=unchecked)
+"""
+
+
+def build(cache_dir: Path) -> archive.Bundle:
+    """Make the worker bundle, or find the one made from the same files; the same bytes from the same files."""
+    sources = _sources()
+    directory = cache_dir / "worker"
+    index = directory / f"{_key(sources)}.json"
+    if index.is_file():
+        known = archive.find(json.loads(index.read_bytes())["digest"], directory)
+        if known is not None:
+            return known
+    made = archive.write(_entries(sources), directory)
+    archive.save(index, json.dumps({"digest": made.digest}).encode())
+    return made
+
+
+def _sources() -> dict[str, Path]:
+    """List the sources: name in the zip -> file here."""
+    root = Path(clustrix.__file__).parent
+    found = {f"{PRIVATE_NAME}.py": Path(source_of_cloudpickle())}
+    for path in root.rglob("*.py"):
+        relative = path.relative_to(root)
+        if relative.parts[0].removesuffix(".py") not in _LEFT_HERE:
+            found[f"clustrix/{relative.as_posix()}"] = path
+    return found
+
+
+def _key(sources: Mapping[str, Path]) -> str:
+    rows = [[name, str(path), (at := path.stat()).st_mtime_ns, at.st_size] for name, path in sorted(sources.items())]
+    return hashlib.sha256(json.dumps([sys.version, _MAIN.decode(), rows]).encode()).hexdigest()[:32]
+
+
+def _entries(sources: Mapping[str, Path]) -> list[tuple[str, bytes | Path]]:
+    entries: list[tuple[str, bytes | Path]] = [("__main__.py", _MAIN), *sources.items(), *_licences()]
+    with tempfile.TemporaryDirectory() as scratch:
+        main = Path(scratch, "main.py")
+        main.write_bytes(_MAIN)
+        entries += _bytecode({**sources, "__main__.py": main}, Path(scratch))
+    return entries
+
+
+def _bytecode(sources: Mapping[str, Path], scratch: Path) -> list[tuple[str, bytes]]:
+    compiled = {f"{name}c": scratch / f"{number}.pyc" for number, name in enumerate(sorted(sources))}
+    rows = [f"{path}\t{compiled[name + 'c']}\t{name}" for name, path in sorted(sources.items())]
+    done = subprocess.run(
+        [sys.executable, "-B", "-s", "-S", "-c", _COMPILE],
+        input="\n".join(rows),
+        env={"PYTHONHASHSEED": "0"},
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if done.returncode != 0:
+        _log.warning("jobs will start more slowly: the worker could not be compiled: %s", done.stderr.strip())
+        return []
+    return [(name, path.read_bytes()) for name, path in compiled.items()]
+
+
+def _licences() -> list[tuple[str, bytes]]:
+    found = []
+    for name in ("clustrix", "cloudpickle"):
+        try:
+            here = distribution(name)
+        except PackageNotFoundError:  # run from a source tree; cloudpickle's source holds its licence, too
+            continue
+        text = here.read_text("licenses/LICENSE") or here.read_text("LICENSE")
+        if text:
+            found.append((f"licenses/{name}", text.encode()))
+    return found
+
+
+_log = logging.getLogger(__name__)
