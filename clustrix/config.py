@@ -187,15 +187,15 @@ def check_call(options: Mapping[str, object]) -> None:
 
 
 @cache
-def load() -> Configuration:
-    """Read everything there is, once a process.
+def load(directory: Path | None = None) -> Configuration:
+    """Read everything there is, once a process; files are looked for from ``directory``, by default the working one.
 
     Raises:
         UnknownOption: a key that does not exist, with its file and line.
         ConfigError: a file that cannot be read, or holds secrets and can be read by others.
 
     """
-    return Configuration((_runtime, *(_parse(path) for path in discover())), _environment())
+    return Configuration((_runtime, *(_parse(path) for path in discover(directory))), _environment())
 
 
 def discover(start: Path | None = None, system: Path = Path("/etc/clustrix")) -> tuple[Path, ...]:
@@ -358,12 +358,17 @@ def _refuse_readable_secrets(path: Path, content: Mapping[str, object]) -> None:
 def _secrets(content: object) -> Iterator[str]:
     if isinstance(content, dict):
         for key, value in content.items():
-            if isinstance(value, str) and value and _SECRET.search(str(key)):
+            if isinstance(value, str) and value and is_secret(str(key)):
                 yield str(key)
             yield from _secrets(value)
     elif isinstance(content, list):
         for item in content:
             yield from _secrets(item)
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a value of that name is never shown or recorded."""
+    return bool(_SECRET.search(name))
 
 
 def public(config: ClusterConfig) -> dict[str, object]:
