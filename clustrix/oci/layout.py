@@ -25,6 +25,7 @@ from clustrix.oci.manifest import (
     canonical,
     encode_index,
     is_index,
+    matches,
     parse_index,
     select,
 )
@@ -56,13 +57,14 @@ def disk_full(place: Path) -> Iterator[None]:
 class BlobWriter:
     """Receive one blob piece by piece; it appears in the layout at `commit`, and never in part."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, algorithm: str = "sha256") -> None:
         self._directory = directory
+        self._algorithm = algorithm
         self._temporary = directory / f".partial-{os.getpid()}-{secrets.token_hex(8)}"
         with disk_full(directory):
             directory.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("xb")
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.new(self._algorithm)
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -76,17 +78,17 @@ class BlobWriter:
         """Forget what was written."""
         self._file.seek(0)
         self._file.truncate()
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.new(self._algorithm)
         self.size = 0
 
     def commit(self, expected: str | None = None) -> str:
         """Put the blob in its place and return its digest; `ImageError`, and no blob, if it is not ``expected``."""
-        digest = "sha256:" + self._hash.hexdigest()
+        digest = f"{self._algorithm}:{self._hash.hexdigest()}"
         if expected is not None and digest != expected:
             raise ImageError(f"the blob is not what its digest says: expected {expected}, got {digest}")
         with disk_full(self._directory):
             self._file.close()
-            self._temporary.replace(self._directory / digest.removeprefix("sha256:"))
+            self._temporary.replace(self._directory / self._hash.hexdigest())
         return digest
 
     def __enter__(self) -> Self:
@@ -129,10 +131,10 @@ class Layout:
             return False
         return size is None or size == found
 
-    def writer(self) -> BlobWriter:
+    def writer(self, algorithm: str = "sha256") -> BlobWriter:
         """Receive a blob piece by piece: ``with layout.writer() as blob: blob.write(...); blob.commit()``."""
         self._create()
-        return BlobWriter(self.path / "blobs" / "sha256")
+        return BlobWriter(self.path / "blobs" / algorithm, algorithm)
 
     def put_blob(
         self,
@@ -152,7 +154,7 @@ class Layout:
                 stream = stack.enter_context(source.open("rb"))
             else:
                 stream = source
-            blob = stack.enter_context(self.writer())
+            blob = stack.enter_context(self.writer((digest or "sha256").partition(":")[0]))
             while chunk := stream.read(CHUNK):
                 blob.write(chunk)
             return Descriptor(media_type, blob.commit(digest), blob.size)
@@ -168,8 +170,7 @@ class Layout:
         """Read a small blob whole, and check it; `ImageUnavailable`, `ImageError`."""
         with self.open_blob(digest) as file:
             data = file.read()
-        algorithm, _, encoded = digest.partition(":")
-        if hashlib.new(algorithm, data).hexdigest() != encoded:
+        if not matches(data, digest):
             raise ImageError(
                 f"the blob {digest} in {self.path} is damaged", remedy=f"Remove {self.blob_path(digest)} and try again."
             )

@@ -37,6 +37,12 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def matches(data: bytes, digest: str) -> bool:
+    """Say whether bytes are what their digest says."""
+    algorithm, _, encoded = digest.partition(":")
+    return is_digest(digest) and hashlib.new(algorithm, data).hexdigest() == encoded
+
+
 def canonical(document: object) -> bytes:
     """Write JSON in the one way we write it: sorted keys, no spaces, UTF-8."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
