@@ -68,12 +68,11 @@ class Pickler(_cloudpickle.Pickler):  # type: ignore[misc,name-defined]
             return self._code(obj)
         if isinstance(obj, FunctionType):
             return self._function(obj)
-        if isinstance(obj, ModuleType):
-            self.modules.add(obj.__name__)
-        reduced = super().reducer_override(obj)
-        if reduced is NotImplemented and isinstance(obj, type):
-            self.modules.add(obj.__module__)
-        return reduced
+        # A module; a class; an object, whose class may name itself in its own way of pickling.
+        home = getattr(obj, "__name__" if isinstance(obj, ModuleType) else "__module__", None)
+        if isinstance(home, str):
+            self.modules.add(home)
+        return super().reducer_override(obj)
 
     def _code(self, code: CodeType) -> object:
         self.files.add(code.co_filename)

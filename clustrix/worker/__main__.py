@@ -1,0 +1,40 @@
+"""What runs inside the container: ``python -I <worker zip> <job directory> <task number>``.
+
+It ends with 0 when everything that it claimed has an outcome, whatever that says. Whatever kills it leaves none, and
+the wrapper outside of the container tells why.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import sys
+from pathlib import Path
+
+from clustrix.model.paths import JobPaths
+from clustrix.worker import task as tasks
+from clustrix.worker import variables
+from clustrix.worker.claims import claim
+from clustrix.worker.items import Runner
+
+
+def main(argv: list[str]) -> int:
+    """Do the part of one task in the job whose directory is ``argv[1]``; ``argv[2]`` is the task's number."""
+    worker, directory, number = argv
+    paths = JobPaths(directory)
+    task = tasks.read(Path(paths.task).read_bytes())
+    _watch_output()
+    runner = Runner(task, paths, Path(worker).parent, int(number))
+    variables.apply(runner.variables, cores=task.cores)
+    for start, stop in claim(task, paths, int(number)):
+        for index in range(start, stop):
+            runner.run(index)
+    return 0
+
+
+def _watch_output() -> None:
+    """Show every line at once, whatever it holds, and the Python stack of a crash."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    faulthandler.enable()

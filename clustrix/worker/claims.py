@@ -1,0 +1,42 @@
+"""Share the slices of a job out among its tasks: ``mkdir`` succeeds for one of them only, on NFS too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clustrix.model.paths import JobPaths
+    from clustrix.worker.task import Task
+
+
+def claim(task: Task, paths: JobPaths, number: int) -> Iterator[tuple[int, int]]:
+    """Claim slices one after the other until none is left, and yield each as (first item, one past the last).
+
+    With a slice for every task, a task claims its own and no other: the time limit is meant for one. A task that is
+    started a second time finds its slice claimed and gets nothing.
+    """
+    os.makedirs(paths.claims, mode=0o700, exist_ok=True)  # noqa: PTH103 - no mode for parents is wanted
+    wanted = range(len(task.slices))
+    if len(task.slices) <= task.workers:
+        wanted = wanted[number : number + 1]
+    while True:
+        taken = {int(name) for name in os.listdir(paths.claims)}  # noqa: PTH208 - names are all that is needed
+        free = [place for place in wanted if place not in taken]
+        if not free:
+            return
+        claimed = next((place for place in free if _mkdir(paths, place, number)), None)
+        if claimed is not None:
+            yield task.slices[claimed]
+
+
+def _mkdir(paths: JobPaths, place: int, number: int) -> bool:
+    try:
+        Path(paths.claim(place)).mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    Path(paths.claimant(place, number)).touch(mode=0o600)
+    return True

@@ -1,0 +1,243 @@
+"""Run the function on one item and write down how it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import GeneratorType, ModuleType
+from typing import TYPE_CHECKING
+
+from clustrix.errors import ClustrixError, StoreError, Unpicklable, UserExit
+from clustrix.model.outcome import Failure, Outcome, OutcomeStatus
+from clustrix.worker import code, environment
+from clustrix.worker.outcome import seal
+from clustrix.worker.payload import Payload, Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import BinaryIO
+
+    from clustrix.model.paths import JobPaths
+    from clustrix.worker.task import Task
+
+_SHORTEST_SECRET = 6
+"""Values of environment variables that are shorter than this are not hidden from what is shown of a failure."""
+
+
+class Runner:
+    """Run the items that one task claimed."""
+
+    def __init__(self, task: Task, paths: JobPaths, bundles: Path, number: int) -> None:
+        self._task = task
+        self._paths = paths
+        self._bundles = bundles
+        self._key = Path(paths.key).read_bytes()
+        self._function: Callable[..., object] | None = None
+        self._broken: BaseException | None = None  # the function cannot be imported
+        self._refusal: ClustrixError | None = None
+        self.variables: Mapping[str, str] = {}
+        try:
+            self._payload = Payload(paths.payload)
+            self.variables = self._payload.environment()
+        except StoreError as error:
+            self._refusal = error
+        self._metadata: dict[str, object] = {
+            "hostname": os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME"),
+            "native_job_id": os.environ.get("CLUSTRIX_NATIVE_ID"),
+            "task": number,
+            "python_version": sys.version.split()[0],
+            "image_digest": task.image_digest,
+            "lock_digest": task.lock_digest,
+        }
+
+    def run(self, index: int) -> None:
+        """Compute one item and write its outcome. `KeyboardInterrupt` is written down and goes on."""
+        started = time.time()
+        if self._function is None and self._broken is None and self._refusal is None:
+            self._prepare()
+        if self._refusal is not None:
+            self._refuse(index, started, self._refusal)
+            return
+        try:
+            value = self._compute(index)
+        except StoreError as error:
+            self._refuse(index, started, error)
+        except SystemExit as error:
+            self._fail(index, started, self._exit(error), error)
+        except Exception as error:  # noqa: BLE001 - whatever user code raises travels to its caller
+            self._fail(index, started, error, error)
+        except BaseException as error:
+            # In the caller's process KeyboardInterrupt and its like would mean something else: they arrive as text.
+            self._fail(index, started, None, error)
+            if isinstance(error, KeyboardInterrupt):  # somebody interrupts this whole task
+                raise
+        else:
+            self._succeed(index, started, value)
+
+    def _prepare(self) -> None:
+        """Check the environment, then make user code importable and load the function."""
+        os.environ["CLUSTRIX_IN_JOB"] = self._task.job_id
+        try:
+            self._metadata["fingerprint"] = environment.check(self._task)
+            self._enter_directory()
+            code.attach(self._task.code, self._bundles)
+            _show_sources(self._payload.sources())
+        except ClustrixError as error:
+            self._refusal = error
+            return
+        # By-value functions are from the caller's __main__; ours must not answer in its place.
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            self._function = self._payload.function()
+        except StoreError as error:
+            self._refusal = error
+        except BaseException as error:  # noqa: BLE001 - importing its module runs user code
+            self._broken = error
+        else:
+            names = getattr(getattr(self._function, "__func__", self._function), "__globals__", {})
+            if names.get("__name__") == "__main__":  # what multiprocessing, for one, looks up by name
+                vars(main).update(names)
+
+    def _enter_directory(self) -> None:
+        if self._task.workdir is not None:
+            try:
+                os.chdir(self._task.workdir)
+            except OSError as error:
+                raise StoreError(f"the working directory cannot be entered: {error}", remedy="Mount it.") from error
+
+    def _compute(self, index: int) -> object:
+        if self._broken is not None:
+            raise self._broken
+        args, kwargs = self._payload.item(index)
+        assert self._function is not None  # noqa: S101 - _prepare has set it
+        value = self._function(*args, **kwargs)
+        # A generator cannot travel, what it yields can.
+        return iter(list(value)) if isinstance(value, GeneratorType) else value
+
+    def _exit(self, error: SystemExit) -> UserExit:
+        code: object = error.code
+        code = code if code is None or isinstance(code, (int, str)) else str(code)
+        if isinstance(code, str):
+            print(code, file=sys.stderr)  # as Python itself does
+        failure = UserExit(f"{self._task.function_name} called sys.exit({'' if code is None else repr(code)})")
+        failure.code = code
+        return failure
+
+    def _succeed(self, index: int, started: float, value: object) -> None:
+        try:
+            kept = self._keep(index, value)
+        except OSError as error:
+            unwritten = StoreError(f"the result of {self._task.function_name} cannot be written: {error}")
+            self._fail(index, started, unwritten, unwritten)
+        except Exception as error:  # noqa: BLE001 - reducers of user classes may raise anything
+            unpicklable = _unpicklable(self._task.function_name, value, error)
+            self._fail(index, started, unpicklable, unpicklable)
+        else:
+            self._end(index, started, OutcomeStatus.SUCCESS, kept)
+
+    def _fail(self, index: int, started: float, travelling: Exception | None, raised: BaseException) -> None:
+        from clustrix.worker.failure import describe
+
+        kept = None
+        if travelling is not None:
+            with suppress(Exception):  # one that cannot be pickled travels as text
+                kept = self._keep(index, travelling)
+        secrets = [value for value in self.variables.values() if len(value) >= _SHORTEST_SECRET]
+        self._end(index, started, OutcomeStatus.ERROR, kept, describe(raised, secrets))
+
+    def _refuse(self, index: int, started: float, error: ClustrixError) -> None:
+        failure = Failure(type=f"{type(error).__module__}.{type(error).__name__}", message=str(error), traceback="")
+        print(f"clustrix: {error}", file=sys.stderr)  # for whoever reads the log
+        self._end(index, started, OutcomeStatus.REFUSED, None, failure)
+
+    def _keep(self, index: int, value: object) -> tuple[str, int]:
+        """Pickle a value to its file; give its sha256 and size."""
+        from clustrix.worker.pickling import Pickler
+
+        with _Replacement(self._paths.value(index)) as file:
+            sink = Sink(file)
+            Pickler(sink).dump(value)
+        return sink.digest.hexdigest(), sink.size
+
+    def _end(
+        self,
+        index: int,
+        started: float,
+        status: OutcomeStatus,
+        kept: tuple[str, int] | None,
+        failure: Failure | None = None,
+    ) -> None:
+        times = {"started": started, "ended": time.time(), "peak_memory_bytes": _peak_memory()}
+        outcome = Outcome(
+            index=index,
+            function_name=self._task.function_name,
+            status=status,
+            value_sha256=kept[0] if kept else None,
+            value_bytes=kept[1] if kept else 0,
+            failure=failure,
+            metadata={**self._metadata, **times},
+        )
+        for stream in (sys.stdout, sys.stderr):  # the log is whole before the outcome says that it is
+            if stream is not None and not stream.closed:
+                stream.flush()
+        with _Replacement(self._paths.outcome(index)) as file:
+            file.write(seal(outcome, self._key))
+
+
+class _Replacement:
+    """Write a file under another name and rename it, so that it is there whole or not at all."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._temporary = f"{path}.{os.urandom(6).hex()}.part"
+
+    def __enter__(self) -> BinaryIO:
+        descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = os.fdopen(descriptor, "wb")
+        return self._file
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if kind is None:
+                os.replace(self._temporary, self._path)  # noqa: PTH105 - a Path is dear in the loop over small items
+        finally:
+            if os.path.lexists(self._temporary):
+                os.unlink(self._temporary)  # noqa: PTH108
+
+
+def _unpicklable(function_name: str, value: object, error: Exception) -> Unpicklable:
+    from clustrix.worker.culprit import find
+
+    part = find(value, "result")
+    return Unpicklable(
+        f"the result of {function_name}: {error}" + (f" ({part})" if part not in {"result", None} else ""),
+        remedy="Return what can be pickled: arrays, tables, numbers, text, or the path of a file.",
+    )
+
+
+def _show_sources(sources: Mapping[str, list[str]]) -> None:
+    """Let tracebacks and ``inspect.getsource`` show code that travelled by value."""
+    if sources:
+        import linecache
+
+        for name, lines in sources.items():
+            linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
+
+
+def _peak_memory() -> int | None:
+    """Measure the most memory that this process or one of its children has had, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return usage if sys.platform == "darwin" else usage * 1024
