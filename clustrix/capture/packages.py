@@ -46,19 +46,16 @@ def capture(paths: Sequence[str] | None = None, *, fingerprints: bool = False) -
     used, shadowed = installed.find(import_paths() if paths is None else paths)
     conda = _conda_packages()
     site = frozenset(installed.site_directories())
-    rows = [_distribution(found, conda, site) for found in used]
-    rows, headless = [row for row in rows if row], [found for found, row in zip(used, rows, strict=True) if row is None]
-    kept = tuple(row for row in rows if row)
+    read = [(found, _distribution(found, conda, site)) for found in used]
+    kept = tuple(row for _, row in read if row is not None)
+    leftovers = [*shadowed, *(found for found, row in read if row is None)]
     if fingerprints:
         kept = tuple(replace(row, fingerprint=installed.fingerprint_of(row.location or "")) for row in kept)
     return Environment(
         interpreter=installed.interpreter(),
-        platform=platform(),
+        platform=installed.platform(),
         distributions=tuple(sorted(kept, key=lambda row: row.key)),
-        shadowed=tuple(
-            Distribution(name=found.name, version=found.version, location=found.path)
-            for found in (*shadowed, *headless)
-        ),
+        shadowed=tuple(Distribution(name=row.name, version=row.version, location=row.path) for row in leftovers),
     )
 
 
@@ -103,21 +100,6 @@ def import_paths() -> list[str]:
     wanted = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
     wanted.update(installed.site_directories())
     return [path for path in dict.fromkeys(sys.path) if path in wanted or path not in own]
-
-
-def platform() -> Platform | None:
-    """Give this machine's platform; None where it is not Linux with glibc."""
-    if sys.platform != "linux":
-        return None
-    try:
-        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (OSError, ValueError):
-        return None
-    name, _, version = libc.partition(" ")
-    major, _, minor = version.partition(".")
-    if name != "glibc" or not (major.isdigit() and minor.isdigit()):
-        return None
-    return Platform(os.uname().machine, (int(major), int(minor)))
 
 
 def _distribution(found: installed.Metadata, conda: frozenset[str], site: frozenset[str]) -> Distribution | None:

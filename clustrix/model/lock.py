@@ -142,6 +142,11 @@ class Travelling:
     modules: tuple[tuple[str, str], ...] = ()
     metadata: str | None = None
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """List what has to travel: directories that hold modules, packages, single modules, the metadata."""
+        return (*self.roots, *(path for _, path in self.modules), *([self.metadata] if self.metadata else []))
+
 
 @dataclass(frozen=True, slots=True)
 class LockResult:

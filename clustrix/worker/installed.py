@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from clustrix.errors import LockError
 from clustrix.model import fingerprint
-from clustrix.model.environment import Interpreter, normalise
+from clustrix.model.environment import Interpreter, Platform, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -60,6 +60,21 @@ def interpreter() -> Interpreter:
     free_threaded = "t" if "t" in getattr(sys, "abiflags", "") else ""
     abi = f"cp{short}{free_threaded}" if name == "cpython" else f"{name}{short}"
     return Interpreter(name, sys.version.split()[0], abi)
+
+
+def platform() -> Platform | None:
+    """Give this machine's platform; None where it is not Linux with glibc."""
+    if sys.platform != "linux":
+        return None
+    try:
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (OSError, ValueError):
+        return None
+    name, _, version = libc.partition(" ")
+    major, _, minor = version.partition(".")
+    if name != "glibc" or not (major.isdigit() and minor.isdigit()):
+        return None
+    return Platform(os.uname().machine, (int(major), int(minor)))
 
 
 def site_directories() -> list[str]:
@@ -126,11 +141,15 @@ def of_wheel(wheel: str | os.PathLike[str]) -> str:
     return fingerprint.wheel(normalise(name), version, tags, text)
 
 
+def of_wheels(wheels: Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
+    """Digest what wheels (by normalised name) will be once they are installed: `fingerprints`, beforehand."""
+    return {name: of_wheel(wheel) for name, wheel in wheels.items()}
+
+
 def of_lock(lock: Lock, wheels: Mapping[str, str | os.PathLike[str]]) -> str:
     """Digest the environment that a lock's wheels (by normalised name) will make: `of_environment`, beforehand."""
-    abi = "cp" + lock.python.replace(".", "")
-    rows = [(package.name, of_wheel(wheels[package.name])) for package in lock.packages]
-    return fingerprint.environment("cpython", lock.python, abi, rows)
+    rows = of_wheels({package.name: wheels[package.name] for package in lock.packages})
+    return fingerprint.environment("cpython", lock.python, "cp" + lock.python.replace(".", ""), rows.items())
 
 
 def altered(paths: Sequence[str] | None = None) -> Iterator[Altered]:
