@@ -1,0 +1,95 @@
+"""Run uv: find it, check its version, put its complaints into our errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from typing import TYPE_CHECKING
+
+from clustrix.errors import ClustrixError, LockError, UnsupportedPackage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+MINIMUM = (0, 8)
+"""The first version whose ``pip compile`` and ``export`` write pylock.toml with sizes and hashes."""
+
+# In uv's words: "Because NAME==1.0 has no wheels ...", "there is no version of NAME==1.0", "NAME was not found in ...".
+_CULPRIT = re.compile(
+    r"(?:no version of |[Bb]ecause )([A-Za-z0-9][\w.-]*)(?:==\S+)?(?: has no| was not found| and you|,)"
+)
+_UNSATISFIABLE = "No solution found when resolving dependencies"
+
+
+@cache
+def find() -> str:
+    """Give the path of uv: the one that is installed beside us, else the one on PATH.
+
+    Raises:
+        LockError: there is none, or it is too old.
+
+    """
+    try:
+        from uv import find_uv_bin
+
+        program: str | None = find_uv_bin()
+    except (ImportError, FileNotFoundError):
+        program = shutil.which("uv")
+    if program is None:
+        raise LockError("uv is not installed", remedy="Install it with: pip install uv (or lock with pip-tools).")
+    check_version(program)
+    return program
+
+
+def check_version(program: str) -> str:
+    """Give the version of a uv.
+
+    Raises:
+        LockError: it does not run, or is older than `MINIMUM`.
+
+    """
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LockError(f"{program} does not run: {error}", remedy="Install uv again: pip install -U uv") from error
+    found = re.match(r"uv (\d+)\.(\d+)(\S*)", answer)
+    if found is None or (int(found[1]), int(found[2])) < MINIMUM:
+        wanted = ".".join(map(str, MINIMUM))
+        raise LockError(f"{program} is {answer.strip() or 'no uv'}; {wanted} is needed", remedy="pip install -U uv")
+    return f"{found[1]}.{found[2]}{found[3]}"
+
+
+def run(
+    arguments: Sequence[str], *, cwd: Path | None = None, stdin: str = "", environment: Mapping[str, str] | None = None
+) -> str:
+    """Run uv and give its output; ``environment`` is added to ours.
+
+    Raises:
+        UnsupportedPackage: a package cannot be had; named, with uv's own explanation.
+        LockError: anything else that uv refuses.
+
+    """
+    # Nothing that nobody asked for: no interpreter is downloaded.
+    variables = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1", **(environment or {})}
+    done = subprocess.run(
+        [find(), *arguments], cwd=cwd, input=stdin, env=variables, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise _error(done.stderr.strip())
+    return done.stdout
+
+
+def _error(words: str) -> ClustrixError:
+    if "needs to be updated, but `--locked`" in words:
+        return LockError("uv.lock is out of date: pyproject.toml has changed since", remedy="Update it with: uv lock")
+    if _UNSATISFIABLE in words:
+        names = ", ".join(dict.fromkeys(_CULPRIT.findall(words)))
+        return UnsupportedPackage(
+            f"{names or 'a package'} cannot be had for the target; uv says:\n{words}",
+            remedy="Change the version, or name the index that has it (UV_INDEX, UV_FIND_LINKS, pip's configuration).",
+        )
+    return LockError(f"uv says:\n{words}")
