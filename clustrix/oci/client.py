@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
     from typing import BinaryIO
 
+    from typing_extensions import Self
+
     from clustrix.model.progress import Bar, Progress
     from clustrix.oci.auth import Keychain
     from clustrix.oci.layout import BlobWriter, Layout
@@ -65,8 +67,14 @@ class Client:
         """Count requests and bytes."""
         return self._session.stats
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; done by itself when nobody has the client any more."""
         self._session.close()
 
     def ping(self, registry: str) -> None:
@@ -210,6 +218,8 @@ def pull(
             each(lambda blob, its_bar: client.fetch_blob(reference, blob, layout, its_bar), blobs, bar)
         finally:
             bar.close()
+        for blob in blobs:
+            layout.note_origin(blob.digest, reference.registry, reference.repository)
         layout.put_blob(data, digest=descriptor.digest)
         layout.tag(str(reference), descriptor)
     return descriptor

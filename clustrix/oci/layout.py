@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 CHUNK = 1 << 20
-_VERSION = canonical({"imageLayoutVersion": "1.0.0"})
+VERSION = canonical({"imageLayoutVersion": "1.0.0"})
 
 
 @contextlib.contextmanager
@@ -180,6 +180,11 @@ class Layout:
         """Read a manifest; `ImageUnavailable`, `ImageError`."""
         return Manifest.parse(self.read_blob(digest))
 
+    def describe(self, digest: str, platform: str | None = None) -> Descriptor:
+        """Describe a manifest that is there, as an index would; `ImageUnavailable`, `ImageError`."""
+        data = self.read_blob(digest)
+        return Descriptor(Manifest.parse(data).media_type, digest, len(data), platform=platform)
+
     def manifests(self) -> tuple[Descriptor, ...]:
         """List the entries of the index; `ImageUnavailable` if this is no image layout."""
         try:
@@ -227,14 +232,30 @@ class Layout:
             kept = [other for other in self.manifests() if other.annotations.get(REF_NAME) != name]
             self._write("index.json", encode_index([*kept, entry]))
 
+    def note_origin(self, digest: str, registry: str, repository: str) -> None:
+        """Remember where a registry has a blob, so that its other repositories can mount it."""
+        path = self._origin_path(digest, registry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(str(path.relative_to(self.path)), repository.encode())
+
+    def origin(self, digest: str, registry: str) -> str | None:
+        """Name a repository of the registry that has, or once had, a blob; None if we know of none."""
+        try:
+            return self._origin_path(digest, registry).read_text()
+        except FileNotFoundError:
+            return None
+
+    def _origin_path(self, digest: str, registry: str) -> Path:
+        return self.path / ".origins" / registry.replace(":", "_") / digest.replace(":", "-")
+
     def _create(self) -> None:
         if not self.exists():
             with disk_full(self.path):
                 (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
-            self._write("oci-layout", _VERSION)
+            self._write("oci-layout", VERSION)
 
     def _write(self, name: str, data: bytes) -> None:
-        temporary = self.path / f".{name}-{os.getpid()}-{secrets.token_hex(8)}"
+        temporary = self.path / f".partial-{os.getpid()}-{secrets.token_hex(8)}"
         try:
             with disk_full(self.path):
                 temporary.write_bytes(data)

@@ -81,6 +81,14 @@ class Reference:
         return f"{self.name}{tag}{f'@{self.digest}' if self.digest else ''}"
 
 
+def split_tag(location: str) -> tuple[str, str]:
+    """Split ``PATH[:tag]``, as in ``oci:PATH:tag``; ``latest`` where left out. A drive letter is no path of its own."""
+    path, colon, tag = location.rpartition(":")
+    if colon and len(path) > 1 and _TAG.fullmatch(tag):
+        return path, tag
+    return location, "latest"
+
+
 def _split(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
     is_host = slash and (any(mark in first for mark in ".:[") or first == "localhost" or first != first.lower())

@@ -8,6 +8,7 @@ import json
 import secrets
 import threading
 import time
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -103,11 +104,8 @@ class Session:
         self._http = httpx.Client(
             follow_redirects=True, headers={"User-Agent": "clustrix", "Accept-Encoding": "identity"}
         )
+        self.close = weakref.finalize(self, self._http.close)  # whoever does not close it leaks nothing
         self.stats = Stats()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     def ask(self, call: Call) -> Answer:
         """Send a request, as often as it takes, and read the short answer.
