@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from . import servers, tokens
+from . import beds, servers, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +68,10 @@ def bridge_registry(
 def auth_registry(tmp_path_factory: Factory) -> Iterator[AuthRegistry]:
     """A registry with signed bearer tokens: `writer` may push, `reader` may pull, nobody else may do anything."""
     directory = tmp_path_factory.mktemp("auth-registry")
-    with tokens.token_server(directory, "clustrix-tests") as (token_server, auth):
-        with servers.registry(directory, auth=auth) as server:
-            yield AuthRegistry(server.host, server.storage, server.log, token_server)
+    with contextlib.ExitStack() as stack:
+        token_server, auth = stack.enter_context(tokens.token_server(directory, "clustrix-tests"))
+        server = stack.enter_context(servers.registry(directory, auth=auth))
+        yield AuthRegistry(server.host, server.storage, server.log, token_server)
 
 
 @pytest.fixture(scope="session")
@@ -97,21 +99,21 @@ def base_reference(registry: servers.Registry, base_layout: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def ssh_host(tmp_path_factory: Factory) -> Iterator[servers.Bed]:
+def ssh_host(tmp_path_factory: Factory) -> Iterator[beds.Bed]:
     """A log-in node without a scheduler."""
-    with servers.bed("login", tmp_path_factory.mktemp("login")) as bed:
+    with beds.bed("login", tmp_path_factory.mktemp("login")) as bed:
         yield bed
 
 
 @pytest.fixture(scope="session")
-def slurm_cluster(tmp_path_factory: Factory) -> Iterator[servers.Bed]:
+def slurm_cluster(tmp_path_factory: Factory) -> Iterator[beds.Bed]:
     """A log-in node of a SLURM cluster: two nodes of 4 CPUs and 4000 MB, partitions main and short, account users."""
-    with servers.bed("slurm", tmp_path_factory.mktemp("slurm")) as bed:
+    with beds.bed("slurm", tmp_path_factory.mktemp("slurm")) as bed:
         yield bed
 
 
 @pytest.fixture(scope="session")
-def sge_cluster(tmp_path_factory: Factory) -> Iterator[servers.Bed]:
+def sge_cluster(tmp_path_factory: Factory) -> Iterator[beds.Bed]:
     """A log-in node of an SGE cluster: queue all.q with 4 slots, parallel environment smp."""
-    with servers.bed("sge", tmp_path_factory.mktemp("sge")) as bed:
+    with beds.bed("sge", tmp_path_factory.mktemp("sge")) as bed:
         yield bed

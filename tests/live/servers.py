@@ -1,7 +1,4 @@
-"""Real servers for the live tests, each started by the test process that needs it and gone with it.
-
-``python tests/live/servers.py slurm`` (or ``sge``, ``login``, ``registry``) starts one for people, until Ctrl-C.
-"""
+"""Real servers for the live tests, each started by the test process that needs it and gone with it."""
 
 from __future__ import annotations
 
@@ -9,13 +6,9 @@ import contextlib
 import dataclasses
 import os
 import re
-import secrets
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,15 +19,12 @@ if TYPE_CHECKING:
 
     import docker
 
-# Its image cannot be pulled everywhere; the fixtures remove what they start.
-os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
-
 IMAGES: Final = Path(__file__).parents[2] / "images"
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clustrix-ci"
 REMEDY: Final = "on Debian, `bash .ci/run packages engine images` as root installs and starts it"
 
 
-# --- what is there, and what happens when it is not --------------------------------------------------------------------
+# --- what is there, and what happens when it is not -----------------------------------------------
 
 
 def _program(name: str) -> str | None:
@@ -84,7 +74,7 @@ def _absent(message: str) -> NoReturn:
     pytest.fail(f"CLUSTRIX_LIVE={live}: it is auto or require", pytrace=False)
 
 
-# --- processes ---------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -116,7 +106,7 @@ def wait_for(pattern: str, log: Path, server: subprocess.Popen[bytes], seconds: 
     raise RuntimeError(f"{server.args} did not come up:\n{log.read_text(errors='replace')[-4000:]}")
 
 
-# --- registries --------------------------------------------------------------------------------------------------------
+# --- registries -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,7 +141,9 @@ http: {{addr: "{address}"}}
 
 
 @contextlib.contextmanager
-def registry(directory: Path, *, address: str = "127.0.0.1", storage: Path | None = None, auth: str = "") -> Iterator[Registry]:
+def registry(
+    directory: Path, *, address: str = "127.0.0.1", storage: Path | None = None, auth: str = ""
+) -> Iterator[Registry]:
     """Start a registry on a free port of ``address``; ``auth`` is the YAML of its auth section."""
     need("registry")
     directory.mkdir(parents=True, exist_ok=True)
@@ -163,7 +155,7 @@ def registry(directory: Path, *, address: str = "127.0.0.1", storage: Path | Non
         yield Registry(f"{address}:{port}", storage, log)
 
 
-# --- engines and images ------------------------------------------------------------------------------------------------
+# --- engines and images ---------------------------------------------------------------------------
 
 
 def docker_client() -> docker.DockerClient:
@@ -214,10 +206,10 @@ def podman(directory: Path) -> Iterator[Podman]:
     configuration, log = directory / "containers.conf", directory / "podman.log"
     # Podman asks for more than the limits it has; where CAP_SYS_RESOURCE is missing that is refused.
     configuration.write_text('[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n')
-    argv = ["podman", "--root", str(directory / "root"), "--runroot", str(directory / "run")]
     environment = {**os.environ, "CONTAINERS_CONF": str(configuration)}
-    # A socket's path has 107 bytes at most, and pytest's directories are deep.
+    # It takes 50 characters of run root and a socket's path has 107 at most, and pytest's directories are deep.
     with tempfile.TemporaryDirectory(prefix="podman-") as short:
+        argv = ["podman", "--root", str(directory / "root"), "--runroot", f"{short}/run"]
         engine = Podman(argv, environment, f"unix://{short}/socket")
         with process([*argv, "system", "service", "--time=0", engine.socket], log, env=environment) as server:
             deadline = time.monotonic() + 60
@@ -228,100 +220,3 @@ def podman(directory: Path) -> Iterator[Podman]:
             yield engine
             engine("rm", "--all", "--force")
             engine("rmi", "--all", "--force")
-
-
-# --- the HPC test bed --------------------------------------------------------------------------------------------------
-
-# In place of --privileged, which fails where the machine itself lacks CAP_SYS_RESOURCE. Apptainer needs user namespaces and
-# /dev/fuse (the bed unmasks its /proc itself); SLURM needs writable cgroups to enforce memory.
-BED_OPTIONS: Final[dict[str, Any]] = {
-    "cap_add": ["ALL"],
-    "cap_drop": ["SYS_RESOURCE"],
-    "security_opt": ["seccomp=unconfined", "apparmor=unconfined"],
-    "devices": ["/dev/fuse"],
-    "device_cgroup_rules": ["b 7:* rwm", "c 10:237 rwm"],
-    "cgroupns": "host",
-    "volumes": [("/sys/fs/cgroup", "/sys/fs/cgroup", "rw")],
-}
-OWNER: Final = "clustrix.testbed.owner"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Bed:
-    """A log-in node: who may log in and how, and a way in as root for tests that break things."""
-
-    host: str
-    port: int
-    user: str
-    password: str
-    key: Path
-    known_hosts: Path
-    container: Any
-
-    def ssh(self, command: str) -> str:
-        """Run a command as the user through the system's ssh; RuntimeError when it fails."""
-        options = ["-i", str(self.key), "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"]
-        options += ["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-F", "none", "-p", str(self.port)]
-        return run(["ssh", *options, f"{self.user}@{self.host}", command], stdin=subprocess.DEVNULL)
-
-    def root(self, command: str) -> str:
-        """Run a shell command as root inside; RuntimeError when it fails."""
-        code, output = self.container.exec_run(["/bin/sh", "-c", command])
-        if code:
-            raise RuntimeError(f"{command!r} ended with {code}:\n{output.decode(errors='replace')}")
-        return str(output.decode())
-
-
-def _sweep(client: docker.DockerClient) -> None:
-    """Remove beds whose test process on this machine was killed before it could."""
-    for container in client.containers.list(all=True, filters={"label": OWNER}):
-        host, _, pid = container.labels[OWNER].rpartition(":")
-        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
-            container.remove(force=True)
-
-
-@contextlib.contextmanager
-def bed(role: str, directory: Path) -> Iterator[Bed]:
-    """Start the HPC test bed as ``slurm``, ``sge`` or ``login``; ready when jobs can be submitted."""
-    need("testbed")
-    from testcontainers.core.container import DockerContainer
-    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
-
-    image = run([str(IMAGES / "testbed" / "build"), "hpc"]).strip()
-    with contextlib.closing(docker_client()) as client:
-        _sweep(client)
-    directory.mkdir(parents=True, exist_ok=True)
-    key, known_hosts, password = directory / "id_ed25519", directory / "known_hosts", secrets.token_hex(8)
-    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
-    name = f"{role}-{secrets.token_hex(3)}"
-    container = DockerContainer(image, hostname=name, labels={OWNER: f"{socket.gethostname()}:{os.getpid()}"}, **BED_OPTIONS)
-    container.with_command(role).with_env("BED_PASSWORD", password)
-    container.with_env("BED_AUTHORIZED_KEY", key.with_suffix(".pub").read_text().strip())
-    container.ports["22/tcp"] = ("127.0.0.1", None)
-    container.waiting_for(LogMessageWaitStrategy("bed ready").with_startup_timeout(120).with_poll_interval(0.1))
-    with container:
-        try:
-            port = int(container.get_exposed_port(22))
-            inside = container.get_wrapped_container()
-            host_key = inside.exec_run(["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]).output.decode()
-            known_hosts.write_text(f"[127.0.0.1]:{port} {host_key}")
-            yield Bed("127.0.0.1", port, "alice", password, key, known_hosts, inside)
-        finally:
-            container.get_wrapped_container().stop(timeout=20)  # it removes its cgroups; killed, it would leave them
-
-
-def main(role: str) -> None:
-    """Start one server and wait for Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        if role == "registry":
-            print(stack.enter_context(registry(Path(directory))).url)
-        else:
-            node = stack.enter_context(bed(role, Path(directory)))
-            print(f"ssh -i {node.key} -o UserKnownHostsFile={node.known_hosts} -p {node.port} {node.user}@{node.host}")
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

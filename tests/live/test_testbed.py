@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import re
+import subprocess
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import httpx
+import paramiko
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import docker
 
+    from .beds import Bed
     from .conftest import AuthRegistry
-    from .servers import Base, Bed, Podman, Registry
+    from .servers import Base, Podman, Registry
 
 pytestmark = pytest.mark.live
 
@@ -46,21 +53,26 @@ def test_registry_wants_a_signed_token(auth_registry: AuthRegistry) -> None:
         refused = client.get("/v2/")
         assert refused.status_code == 401
         realm, service = re.findall(r'(?:realm|service)="([^"]*)"', refused.headers["WWW-Authenticate"])
-        writer, reader = (((u.name, u.password)) for u in (auth_registry.writer, auth_registry.reader))
+        writer, reader = ((user.name, user.password) for user in (auth_registry.writer, auth_registry.reader))
+        scope = "repository:a:pull,push"
         with pytest.raises(httpx.HTTPStatusError, match="401"):
             token(("writer", "wrong"), "repository:a:pull")
-        for nobody_enough in (token(None, "repository:a:pull,push"), token(reader, "repository:a:pull,push"), "eyJ.e30.c2ln"):
-            client.headers["Authorization"] = f"Bearer {nobody_enough}"
+        for not_enough in (token(None, scope), token(reader, scope), "eyJ.e30.c2ln"):
+            client.headers["Authorization"] = f"Bearer {not_enough}"
             with pytest.raises(httpx.HTTPStatusError, match="401"):
                 _upload(client, "a", b"x")
-        client.headers["Authorization"] = f"Bearer {token(writer, 'repository:a:pull,push')}"
+        client.headers["Authorization"] = f"Bearer {token(writer, scope)}"
         digest = _upload(client, "a", b"mine")
         client.headers["Authorization"] = f"Bearer {token(reader, 'repository:a:pull')}"
         assert client.get(f"/v2/a/blobs/{digest}").content == b"mine"
-    assert ("writer", ["repository:a:pull,push"]) in auth_registry.tokens.requests
+    assert ("writer", [scope]) in auth_registry.tokens.requests
 
 
-PROBE = "import ssl, sqlite3, lzma, bz2, ctypes, sys; assert ssl.create_default_context().get_ca_certs(); print(sys.prefix)"
+PROBE = """
+import bz2, ctypes, lzma, sqlite3, ssl, sys
+assert ssl.create_default_context().get_ca_certs()
+print(sys.prefix)
+"""
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("debian", "/usr"), ("usr-local", "/usr/local")])
@@ -92,19 +104,34 @@ def test_podman_runs_the_base_and_serves_the_docker_sdk(podman_engine: Podman, b
         client.close()
 
 
-def test_ssh_lets_the_key_in_and_nothing_else(ssh_host: Bed) -> None:
+def test_ssh_lets_its_user_in(ssh_host: Bed, tmp_path: Path) -> None:
     assert ssh_host.ssh("id -un; command -v sbatch || echo none").split() == ["alice", "none"]
     assert ssh_host.root("id -un").split() == ["root"]
-    other = ssh_host.key.with_name("other")
-    other.write_text("no key at all")
-    with pytest.raises(RuntimeError, match="Permission denied|invalid format|libcrypto"):
-        type(ssh_host)(ssh_host.host, ssh_host.port, "alice", "", other, ssh_host.known_hosts, None).ssh("true")
+    stranger = tmp_path / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(stranger)], check=True)
+    with pytest.raises(RuntimeError, match="Permission denied"):
+        dataclasses.replace(ssh_host, key=stranger).ssh("true")
+
+
+def test_ssh_takes_the_password_both_ways(ssh_host: Bed) -> None:
+    def log_in(password: str, method: str) -> None:
+        with contextlib.closing(paramiko.Transport((ssh_host.host, ssh_host.port))) as transport:
+            transport.start_client(timeout=30)
+            if method == "password":
+                transport.auth_password(ssh_host.user, password, fallback=False)
+            else:
+                transport.auth_interactive(ssh_host.user, lambda title, text, prompts: [password for _ in prompts])
+            assert transport.is_authenticated()
+
+    for method in ("password", "keyboard-interactive"):
+        log_in(ssh_host.password, method)
+        with pytest.raises(paramiko.AuthenticationException):
+            log_in("wrong", method)
 
 
 def test_slurm_runs_and_refuses(slurm_cluster: Bed) -> None:
-    output = slurm_cluster.ssh(
-        "cd; timeout 60 sbatch --parsable --wait -N2 -o two.out --wrap 'srun sh -c \"echo \\$SLURMD_NODENAME\"' && sort two.out"
-    )
+    job = "--wrap 'srun sh -c \"echo \\$SLURMD_NODENAME\"'"
+    output = slurm_cluster.ssh(f"cd; timeout 60 sbatch --parsable --wait -N2 -o two.out {job} && sort two.out")
     number, *nodes = output.split()
     assert [node.rpartition("-")[2] for node in nodes] == ["n1", "n2"]
     assert slurm_cluster.ssh(f"sacct -n -P -X -j {number} -o state").split() == ["COMPLETED"]
@@ -114,19 +141,21 @@ def test_slurm_runs_and_refuses(slurm_cluster: Bed) -> None:
 
 def test_slurm_ends_a_job_over_its_memory(slurm_cluster: Bed) -> None:
     greedy = "python3 -c 'x = bytearray(400 * 1024 * 1024); import time; time.sleep(30)'"
-    number = slurm_cluster.ssh(f'cd; timeout 60 sbatch --parsable --wait --mem=50 --wrap "{greedy}" || true').split()[0]
-    assert slurm_cluster.ssh(f"scontrol show job {number} -o | grep -o 'JobState=[A-Z_]*'").split() == ["JobState=OUT_OF_MEMORY"]
+    output = slurm_cluster.ssh(f'cd; timeout 60 sbatch --parsable --wait --mem=50 --wrap "{greedy}" || true')
+    record = slurm_cluster.ssh(f"scontrol show job {output.split()[0]} --oneliner")
+    assert "JobState=OUT_OF_MEMORY" in record
 
 
 def test_apptainer_runs_in_a_slurm_job(slurm_cluster: Bed, bridge_registry: Registry, base_reference: str) -> None:
     reference = base_reference.replace(base_reference.partition("/")[0], bridge_registry.host)
     slurm_cluster.ssh(f"apptainer -q pull --force --no-https base.sif docker://{reference}")
     job = "apptainer -q exec base.sif python3 -c 'import os, sys; print(sys.prefix, os.environ[\"SLURM_JOB_ID\"])'"
-    output = slurm_cluster.ssh(f"cat >job.sh <<'END'\n#!/bin/sh\n{job}\nEND\ntimeout 120 sbatch --parsable --wait -o sif.out job.sh && cat sif.out")
+    slurm_cluster.ssh(f"cat >job.sh <<'END'\n#!/bin/sh\n{job}\nEND")
+    output = slurm_cluster.ssh("timeout 120 sbatch --parsable --wait -o sif.out job.sh && cat sif.out")
     number, prefix, inside = output.split()
     assert (prefix, inside) == ("/usr", number)
 
 
 def test_sge_runs_a_job(sge_cluster: Bed) -> None:
-    command = "cd; . /etc/profile; timeout 60 qsub -sync y -b y -j y -cwd -o where.out hostname >/dev/null && cat where.out"
-    assert sge_cluster.ssh(command).split() == sge_cluster.root("hostname").split()
+    submit = "timeout 60 qsub -sync y -b y -j y -cwd -o where.out hostname >/dev/null"
+    assert sge_cluster.ssh(f"cd; . /etc/profile; {submit} && cat where.out") == sge_cluster.root("hostname")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import datetime
+import datetime as dt
 import json
 import secrets
 import threading
@@ -54,11 +54,12 @@ def _encode(data: bytes) -> str:
 
 def _certificate(key: rsa.RSAPrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "clustrix test tokens")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    day = datetime.timedelta(days=1)
+    now = dt.datetime.now(dt.timezone.utc)
+    day = dt.timedelta(days=1)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - day).not_valid_after(now + day)
-    return builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return builder.sign(key, hashes.SHA256())
 
 
 def _user(authorization: str | None) -> User | None:
@@ -117,7 +118,7 @@ def token_server(directory: Path, service: str) -> Iterator[tuple[TokenServer, s
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *arguments: Any) -> None:
+        def log_message(self, *arguments: Any) -> None:
             """Keep the test's output to itself."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
