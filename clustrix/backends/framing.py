@@ -1,0 +1,44 @@
+"""Several commands in one round trip, and their answers told apart from whatever else a shell prints."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from clustrix.transports.base import Completed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Standard output goes straight through descriptor 3; standard error is short and fits in a variable.
+_ASK = """
+ask() {{
+  printf '\\n%s\\n' {marker}
+  {{ said=$("$@" 2>&1 >&3 3>&-); status=$?; }} 3>&1
+  printf '\\n%s %d\\n%s\\n%s\\n' {marker} "$status" "$said" {marker}
+}}
+"""
+
+
+class Frame:
+    """Hold the marker of one round trip: scripts begin with ``prelude`` and prefix a command with ``ask``."""
+
+    def __init__(self) -> None:
+        self._marker = f"clustrix-{secrets.token_hex(12)}"
+
+    @property
+    def prelude(self) -> str:
+        """Define ``ask``."""
+        return _ASK.format(marker=self._marker)
+
+    def answers(self, stdout: bytes) -> Sequence[Completed]:
+        """Read the answers, in the order of the questions; those that did not arrive whole are left out."""
+        marker = self._marker.encode()
+        found = []
+        # Before the first marker: noise. Then, for each question: output, status and errors, noise.
+        parts = stdout.split(b"\n" + marker)
+        for output, rest in zip(parts[1::3], parts[2::3], strict=False):
+            status, _, errors = rest.partition(b"\n")
+            found.append(Completed(int(status), output[1:], errors))
+        complete = (len(parts) - 1) // 3
+        return found[:complete]

@@ -1,0 +1,89 @@
+"""``task.sh NUMBER``: run one task outside of its container and write down how it ended. The same for every scheduler.
+
+It is the parent of the task's command, passes signals on to it, and leaves ``ends/NUMBER.json`` by rename. Whether
+memory ran out is read from the cgroup of this process, before and after: ``memory.events`` (cgroup v2,
+https://docs.kernel.org/admin-guide/cgroup-v2.html) or ``memory.oom_control`` (v1). A runtime whose processes live in
+another cgroup says it instead: it writes a word of `clustrix.model.job.EndKind` to the file ``$CLUSTRIX_NOTE``.
+
+The number of kills must have grown and the command must have failed: a cgroup may be shared with strangers.
+"""
+
+from __future__ import annotations
+
+import shlex
+from string import Template
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clustrix.model.job import JobSpec
+    from clustrix.model.paths import JobPaths
+
+_TEXT = Template("""#!/bin/sh
+# Runs task $$1 of the job and writes down how it ended.
+umask 077
+n=$$1
+case $$n in ''|*[!0-9]*) echo "usage: task.sh NUMBER" >&2; exit 64;; esac
+CLUSTRIX_NATIVE_ID="$native_id"
+CLUSTRIX_NOTE=$ends/$$n.note
+export CLUSTRIX_NATIVE_ID CLUSTRIX_NOTE
+rm -f $ends/"$$n".json "$$CLUSTRIX_NOTE"
+
+oom_kills() {
+  while IFS=: read -r hierarchy controllers path; do
+    case $$hierarchy:,$$controllers, in
+      0:,,) events=/sys/fs/cgroup$$path/memory.events;;
+      *,memory,*) events=/sys/fs/cgroup/memory$$path/memory.oom_control;;
+      *) continue;;
+    esac
+    while read -r name count; do
+      if [ "$$name" = oom_kill ]; then echo "$$count"; return; fi
+    done 2>/dev/null <"$$events"
+  done 2>/dev/null </proc/self/cgroup
+  echo 0
+}
+
+before=$$(oom_kills)
+cd $work || exit 66
+$argv "$$n" >>$logs/"$$n".out 2>&1 </dev/null &
+child=$$!
+# A command in the background ignores INT (POSIX), so it is told to terminate.
+trap 'kill -TERM $$child 2>/dev/null' TERM INT HUP
+for signal in USR1 USR2; do trap "kill -$$signal $$child 2>/dev/null" $$signal; done
+while :; do
+  wait $$child
+  code=$$?
+  # wait returns early when a signal is passed on.
+  kill -0 $$child 2>/dev/null || break
+done
+
+kind=exited
+exit_code=$$code
+number=null
+if [ $$code -gt 128 ] && [ $$code -le 192 ]; then
+  kind=signalled
+  exit_code=null
+  number=$$((code - 128))
+fi
+if [ $$code -ne 0 ]; then
+  if [ "$$(oom_kills)" -gt "$$before" ]; then kind=out-of-memory; fi
+  if [ -s "$$CLUSTRIX_NOTE" ]; then read -r kind <"$$CLUSTRIX_NOTE"; fi
+  if [ -e $cancelled ]; then kind=cancelled; fi
+fi
+rm -f "$$CLUSTRIX_NOTE"
+printf '{"kind": "%s", "exit_code": %s, "signal": %s, "node": "%s"}\\n' \\
+  "$$kind" $$exit_code $$number "$$(uname -n | tr -dc 'A-Za-z0-9._-')" >$ends/"$$n.$$$$.new" &&
+  mv -f $ends/"$$n.$$$$.new" $ends/"$$n".json
+exit $$code
+""")
+
+
+def text(spec: JobSpec, paths: JobPaths, *, native_id: str) -> str:
+    """Write the wrapper of a job; ``native_id`` is the sh expression of the scheduler's id (`Dialect.native_id`)."""
+    return _TEXT.substitute(
+        native_id=native_id,
+        argv=shlex.join(spec.argv),
+        cancelled=shlex.quote(paths.cancelled),
+        ends=shlex.quote(paths.ends),
+        logs=shlex.quote(paths.logs),
+        work=shlex.quote(paths.work),
+    )
