@@ -1,7 +1,8 @@
 """The upload of one blob: mounted, in one request, or in a stream that goes on where it was cut.
 
 https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pushing-blobs. The stream is one PATCH without
-Content-Range, as Docker sends it: every registry takes that, not all take chunks. Ranges come in after a cut only.
+Content-Range, as Docker sends it: every registry takes that, not all take chunks. Ranges come in after a cut only. Where
+the registry threw away what it had (distribution 2 does, after a cut within a request), the blob starts anew.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Upload:
             if self._session.ask(self._call("HEAD", path, ok=(200, 404))).status == 200:  # noqa: PLR2004
                 return True
         if self._location is not None:
-            answer = self._session.ask(self._call("GET", self._location, ok=(204, 404)))
+            answer = self._session.ask(self._call("GET", self._location, ok=(204, 400, 404)))
             last = answer.headers.get("Range", "").removeprefix("bytes=").rpartition("-")[2]
             # 0-0 is one byte and none at all (distribution 2 says it of both): not worth going on from.
             if answer.status == 204 and last.isdecimal() and 0 < int(last) < self._blob.size:  # noqa: PLR2004

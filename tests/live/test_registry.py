@@ -8,10 +8,12 @@ import hashlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
-from contextlib import ExitStack
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -107,7 +109,7 @@ def test_denied_and_absent_are_told_apart(auth_registry, layout, tmp_path):
     wrong = tokens.User("stranger", "not:it", frozenset())
     stranger = Client(insecure=[host], keychain=keychain(tmp_path, host, wrong))
     for client, remedy in ((nobody, "No login"), (reader, "not enough"), (stranger, "docker login")):
-        with pytest.raises(RegistryDenied, match="denied|refused") as caught:
+        with pytest.raises(RegistryDenied, match=r"denied|refused") as caught:
             destination(f"{host}/team/denied:1", client=client).publish(image, layout)
         assert remedy in str(caught.value)
         assert "look:only" not in repr(caught.value)
@@ -145,50 +147,54 @@ def test_pull_brings_only_what_is_missing(registry, layout, tmp_path):
     assert client.stats.requests - before == {"HEAD": 1}  # ours, the line above
 
 
-def test_an_upload_that_the_registry_lost_is_resumed(tmp_path, layout):
-    """The registry is killed in the middle of a blob, comes back on the same port, and only the rest is sent."""
+class Cable(threading.Thread):
+    """A connection to a server that breaks once, when ``cut`` bytes went through it in either direction."""
+
+    def __init__(self, server, cut):
+        super().__init__(daemon=True)
+        host, _, port = server.partition(":")
+        self.server, self.left, self.broken = (host, int(port)), cut, False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def run(self):
+        with suppress(OSError):  # until the listener is closed
+            while True:
+                here, _ = self.listener.accept()
+                there = socket.create_connection(self.server)
+                for ends in ((here, there), (there, here)):
+                    threading.Thread(target=self.carry, args=ends, daemon=True).start()
+
+    def carry(self, one, other):
+        with one, suppress(OSError):
+            while data := one.recv(1 << 16):
+                other.sendall(data)
+                self.left -= len(data)
+                if self.left < 0 and not self.broken:
+                    self.broken = True
+                    break
+            for end in (one, other):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_transfer_that_is_cut_comes_to_its_end(registry, layout, tmp_path):
     blob = layout.put_blob(io.BytesIO(os.urandom(64 << 20)))
-    (tmp_path / "server").mkdir()
-    configuration, log = tmp_path / "server" / "registry.yml", tmp_path / "server" / "log"
-
-    def start(port):
-        servers.need("registry")
-        text = servers.CONFIGURATION.format(storage=tmp_path / "storage", address=f"127.0.0.1:{port}")
-        configuration.write_text(text)
-        return servers.process(["docker-registry", "serve", str(configuration)], log)
-
-    with start(0) as first:
-        port = int(servers.wait_for(r"listening on 127\.0\.0\.1:(\d+)", log, first)[1])
-
-        class Killer(io.FileIO):
-            sent = 0
-
-            def read(self, size=-1):
-                self.sent += size
-                if self.sent > 32 << 20 and first.poll() is None:
-                    first.kill()
-                    first.wait()
-                return super().read(size)
-
-        second = None
-
-        def sleep(_):
-            nonlocal second
-            if second is None:
-                second = stack.enter_context(start(port))
-                servers.wait_for(r"listening on", log, second)
-
-        with ExitStack() as stack:
-            reference = Reference.parse(f"127.0.0.1:{port}/cut/blob")
-            client = Client(insecure=True, sleep=sleep)
-            moved = client.push_blob(reference, blob, lambda: Killer(layout.blob_path(blob.digest)))
-            assert second is not None
-            assert client.has_blob(reference, blob.digest)
-            # The 32 MB that were on their way are not sent again, but for the little that was not written yet.
-            assert blob.size <= moved < blob.size + (16 << 20)
-            here = Layout(tmp_path / "back")
-            client.fetch_blob(reference, blob, here)
-            assert here.read_blob(blob.digest)[:100] == layout.read_blob(blob.digest)[:100]
+    cable = Cable(registry.host, 32 << 20)
+    cable.start()
+    with cable.listener, Client(insecure=[cable.host]) as client:
+        reference = Reference.parse(f"{cable.host}/cut/blob")
+        # Distribution 2 throws away an upload that was cut within a request, so all of it goes again.
+        assert client.push_blob(reference, blob, lambda: layout.open_blob(blob.digest)) > blob.size
+        assert cable.broken
+    cable = Cable(registry.host, 32 << 20)
+    cable.start()
+    with cable.listener, Client(insecure=[cable.host]) as client:
+        back = Layout(tmp_path / "back")
+        client.fetch_blob(Reference.parse(f"{cable.host}/cut/blob"), blob, back)
+        assert cable.broken
+        assert back.has(blob.digest, blob.size)
+        assert client.stats.requests == {"GET": 2}
+        assert client.stats.downloaded_bytes == blob.size  # no byte twice
 
 
 MEMORY = """
@@ -217,7 +223,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_a_blob_of_a_gigabyte_needs_little_memory(registry, tmp_path):
     argv = [sys.executable, "-c", MEMORY, f"{registry.host}/big/blob", str(tmp_path / "layout")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 300 << 10  # KiB
 
