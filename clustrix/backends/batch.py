@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from clustrix.backends import wrapper
 from clustrix.backends.framing import Frame
-from clustrix.backends.parcel import Parcel
+from clustrix.backends.parcel import parcel
 from clustrix.errors import BackendError, ConnectionLost, DiskFull, StoreError, SubmitRejected, UnsupportedResource
 from clustrix.model import record as records
 from clustrix.model.paths import JobPaths, SitePaths
@@ -21,7 +21,6 @@ from clustrix.transports.base import Completed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-    from typing import BinaryIO
 
     from clustrix.model.job import JobId, JobRecord, JobSpec, TaskStatus
     from clustrix.schedulers.base import Dialect, Limits
@@ -270,7 +269,7 @@ class _Submission:
         relative = {posixpath.relpath(name, self.site.root): content for name, content in send.items()}
         relative[posixpath.relpath(f"{self.paths.directory}/{whole}", self.site.root)] = b""
         script = frame.prelude + self._script(whole, resume=resume)
-        done = self.transport.run(script, stdin=_stream(relative))
+        done = self.transport.run(script, stdin=parcel(relative))
         first, *answers = frame.answers(done.stdout) or [Completed(0, b"", b"")]
         word = _text(first.stdout).split()
         said = _text(done.stderr)
@@ -340,12 +339,6 @@ def split(native_id: str) -> Sequence[tuple[str, int]]:
     """Read what `join` wrote."""
     pairs = (word.rpartition("@") for word in native_id.split())
     return [(name, int(offset)) if at else (offset, 0) for name, at, offset in pairs]
-
-
-def _stream(files: Mapping[str, bytes | Path]) -> BinaryIO:
-    import io
-
-    return io.BufferedReader(Parcel(files), 1 << 18)
 
 
 def _text(data: bytes) -> str:

@@ -8,37 +8,22 @@ import time
 from typing import TYPE_CHECKING
 
 from clustrix.errors import StoreError
+from clustrix.transports.base import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import BinaryIO
 
 _CHUNK = 1 << 20
 
 
-class Parcel(io.RawIOBase):
-    """Read as a tar archive of ``files`` (name -> content), which belong to their owner alone."""
+def parcel(files: Mapping[str, bytes | Path]) -> BinaryIO:
+    """Open a tar archive of ``files`` (name -> content), which belong to their owner alone.
 
-    def __init__(self, files: Mapping[str, bytes | Path]) -> None:
-        super().__init__()
-        self._pieces = _pieces(files)
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        """Say yes."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] - what io calls it with
-        """Fill ``buffer``; StoreError when a file changes under us."""
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._rest = memoryview(piece)
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
+    Reading raises StoreError when a file changes on the way.
+    """
+    return io.BufferedReader(Pieces(_pieces(files)), _CHUNK)
 
 
 def _pieces(files: Mapping[str, bytes | Path]) -> Iterator[bytes]:

@@ -1,0 +1,287 @@
+"""Outcomes in a directory of the target, read through its transport."""
+
+from __future__ import annotations
+
+import io
+import random
+import secrets
+import shlex
+import tarfile
+from string import Template
+from typing import TYPE_CHECKING
+
+from clustrix.errors import ConnectionLost, StoreError, UnknownJob
+from clustrix.model import record as records
+from clustrix.model.paths import JobPaths, SitePaths
+from clustrix.stores.base import Ended, Output, RawOutcome
+from clustrix.transports.base import Pieces
+from clustrix.worker import task as tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from clustrix.model.job import End, JobRecord
+    from clustrix.transports.base import Completed, Transport
+
+_NEAR = (0.02, 0.5)  # seconds between two looks on this machine: at first, and after a long time without news
+_FAR = (0.2, 5.0)
+_FOLLOWING = 1.0  # the most when output is to be shown
+_AT_ONCE = 500  # outcomes in one round trip
+
+# Names are listed by the shell itself; nothing is started as long as there is no news. Every $beat ms a line is said in
+# any case, and every name is looked at again. A new file in a directory makes NFS forget what it has cached of it.
+_WATCH = Template("""
+scan() {
+  j=$$1
+  cd "$$2" 2>/dev/null || return 0
+  set -- outcomes/*.json ends/*.json
+  n=$$#
+  eval "last=\\$${$$n}; had=\\$${n_$$j:-0}; follow=\\$${follow_$$j:-}"
+  [ "$$1" != 'outcomes/*.json' ] || n=$$((n - 1))
+  [ "$$last" != 'ends/*.json' ] || n=$$((n - 1))
+  # What has ended by now has written all its output by now.
+  [ -z "$$follow" ] || output
+  [ "$$n" -ne "$$had" ] || [ -n "$$full" ] || return 0
+  eval "n_$$j=$$n"
+  for file; do
+    i=$${file#*/}; i=$${i%.json}
+    case $$i in ''|*[!0-9]*) continue;; esac
+    case $$file in
+      outcomes/*)
+        eval "seen=\\$${o_$${j}_$$i:-}"
+        [ -n "$$seen" ] || { eval "o_$${j}_$$i=1"; news=1; printf '%s outcome %s %s\\n' $marker "$$j" "$$i"; };;
+      ends/*)
+        said=; read -r said <"$$file" 2>/dev/null
+        eval "seen=\\$${e_$${j}_$$i:-}"
+        [ "$$seen" = "$$said" ] && continue
+        eval "e_$${j}_$$i=\\$$said"; news=1
+        printf '%s end %s %s %s\\n' $marker "$$j" "$$i" "$$said";;
+    esac
+  done
+}
+output() {
+  set -- $$(wc -c logs/*.out 2>/dev/null)
+  while [ $$# -ge 2 ]; do
+    size=$$1 file=$$2; shift 2
+    i=$${file#*/}; i=$${i%.out}
+    case $$i in ''|*[!0-9]*) continue;; esac
+    eval "at=\\$${l_$${j}_$$i:-0}"
+    [ "$$size" -gt "$$at" ] || continue
+    printf '%s output %s %s %s\\n' $marker "$$j" "$$i" $$((size - at))
+    tail -c +$$((at + 1)) "$$file" | head -c $$((size - at))
+    eval "l_$${j}_$$i=$$size"; news=1
+  done
+}
+$known
+wait=$floor idle=0 full=1
+while :; do
+  news=
+  $scans
+  full=
+  if [ -n "$$news" ]; then wait=$floor; else wait=$$((wait + wait / 10 + 1)); fi
+  [ $$wait -le $ceiling ] || wait=$ceiling
+  if [ $$idle -le 0 ]; then
+    printf '%s beat\\n' $marker
+    idle=$beat full=1
+    $poke
+  fi
+  idle=$$((idle - wait))
+  part=$$((wait % 1000 + 1000))
+  sleep $$((wait / 1000)).$${part#1} || sleep 1
+done
+""")
+
+
+class DirectoryStore:
+    """Read what jobs left below the root of a target."""
+
+    def __init__(self, transport: Transport, root: str, *, floor: float | None = None) -> None:
+        self._transport = transport
+        self._site = SitePaths(root)
+        near = transport.address == "local"
+        self._poke = not near
+        self._floor, self._ceiling = _NEAR if near else _FAR
+        if floor is not None:
+            self._floor = floor
+
+    def watch(
+        self, jobs: Sequence[JobRecord], *, output: Mapping[str, Mapping[int, int]] | None = None
+    ) -> Iterator[Ended | Output | None]:
+        """Report what ended; see `clustrix.stores.base.Store`. One remote script, whatever the number of jobs."""
+        marker = f"clustrix-{secrets.token_hex(12)}"
+        with self._transport.stream(self._script(jobs, output or {}, marker)) as chunks:
+            news = _News(chunks, marker.encode())
+            while True:
+                kind, *words = news.line()
+                if kind == "beat":
+                    yield None
+                elif kind == "outcome":
+                    yield Ended(jobs[int(words[0])].id.ulid, index=int(words[1]))
+                elif kind == "end":
+                    end = records.load_end(" ".join(words[2:]).encode())
+                    yield Ended(jobs[int(words[0])].id.ulid, task=int(words[1]), end=end)
+                else:
+                    for data in news.data(int(words[2])):
+                        yield Output(jobs[int(words[0])].id.ulid, int(words[1]), data)
+
+    def read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
+        """Read outcomes as one tar stream; those that do not exist are left out."""
+        for start in range(0, len(indices), _AT_ONCE):
+            yield from self._read(job, indices[start : start + _AT_ONCE])
+
+    def ends(self, job: JobRecord) -> Mapping[int, End]:
+        """Read how the tasks' processes ended, as their wrapper saw it."""
+        said = self._run(f"cd {_directory(job)} 2>/dev/null && grep -s '' ends/*.json /dev/null; exit 0").stdout
+        found = {}
+        for line in said.decode(errors="replace").splitlines():
+            name, _, text = line.partition(":")
+            found[int(name.removeprefix("ends/").removesuffix(".json"))] = records.load_end(text.encode())
+        return found
+
+    def owners(self, job: JobRecord) -> Mapping[int, int]:
+        """Tell which task claimed which item."""
+        said = self._run(f"cd {_directory(job)} && cat task.json && cd claims && printf '\\n\\n%s' */*", job).stdout
+        task, _, claims = said.partition(b"\n\n")
+        slices = tasks.read(task).slices
+        found: dict[int, int] = {}
+        for line in claims.decode().splitlines():
+            place, _, number = line.partition("/")
+            if place.isdigit() and number.isdigit():
+                found.update(dict.fromkeys(range(*slices[int(place)]), int(number)))
+        return found
+
+    def cancelled(self, job: JobRecord) -> bool:
+        """Tell whether somebody asked to cancel the job."""
+        return self._run(f"[ -e {shlex.quote(_paths(job).cancelled)} ]; echo $?").stdout.strip() == b"0"
+
+    def key(self, job: JobRecord) -> bytes:
+        """Read the key that signs the job's outcomes; UnknownJob."""
+        return self._run(f"cat {shlex.quote(_paths(job).key)}", job).stdout
+
+    def record(self, ulid: str) -> JobRecord:
+        """Read the record beside a job; UnknownJob if there is none."""
+        done = self._run(f"cat {shlex.quote(self._site.job(ulid).record)}")
+        if done.returncode != 0:
+            raise UnknownJob(f"there is no job {ulid} below {self._site.root} at {self._transport.address}")
+        return records.load(done.stdout)
+
+    def log(self, job: JobRecord, task: int, *, last_bytes: int | None = None) -> bytes:
+        """Read the output of a task, all of it or its last bytes; nothing if it has not started."""
+        command = "cat" if last_bytes is None else f"tail -c {last_bytes}"
+        return self._run(f"{command} {shlex.quote(_paths(job).log(task))} 2>/dev/null; exit 0").stdout
+
+    def remove(self, job: JobRecord) -> None:
+        """Delete everything of the job."""
+        done = self._run(f"rm -rf {_directory(job)}")
+        if done.returncode != 0:
+            raise StoreError(f"{job.id} cannot be deleted: {done.stderr.decode(errors='replace').strip()}")
+
+    def _run(self, script: str, job: JobRecord | None = None) -> Completed:
+        done = self._transport.run(script)
+        if job is not None and done.returncode != 0:
+            if self._transport.run(f"[ -d {_directory(job)} ]").returncode == 0:
+                raise StoreError(
+                    f"the files of {job.id} cannot be read: {done.stderr.decode(errors='replace').strip()}"
+                )
+            raise UnknownJob(
+                f"{job.id} has no directory at {self._transport.address} any more", remedy="It was removed there."
+            )
+        return done
+
+    def _script(self, jobs: Sequence[JobRecord], output: Mapping[str, Mapping[int, int]], marker: str) -> str:
+        known = []
+        for number, job in enumerate(jobs):
+            if job.id.ulid in output:
+                known.append(f"follow_{number}=1")
+                known += [f"l_{number}_{task}={size}" for task, size in output[job.id.ulid].items()]
+        # Many clients that started together shall not ask together.
+        floor = self._floor * random.uniform(0.85, 1.15)  # noqa: S311 - no secret
+        ceiling = min(self._ceiling, _FOLLOWING) if output else self._ceiling
+        places = [_directory(job) for job in jobs]
+        looks = [f"{place}/outcomes/.look" for place in places]
+        poke = [f": >{look} 2>/dev/null" for look in looks] + [f"rm -f {' '.join(looks)}"]
+        return _WATCH.substitute(
+            marker=marker,
+            known="\n".join(known),
+            floor=max(1, round(floor * 1000)),
+            ceiling=max(1, round(max(ceiling, floor) * 1000)),
+            beat=1000,
+            scans="\n  ".join(f"scan {number} {place}" for number, place in enumerate(places)),
+            poke="\n    ".join(poke) if self._poke else ":",
+        )
+
+    def _read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
+        marker = f"clustrix-{secrets.token_hex(12)}"
+        names = "\n".join(f"{index}.json\n{index}.pkl" for index in indices)
+        script = (
+            f"cd {_directory(job)}/outcomes || exit\nprintf '%s\\n' {marker}\n"
+            f"tar -cf - -T - 2>/dev/null <<'{marker}'\n{names}\n{marker}\nprintf '%s\\n' {marker}"
+        )
+        metadata: dict[int, bytes] = {}
+        with self._transport.stream(script) as chunks:
+            file = io.BufferedReader(Pieces(chunks), 1 << 20)
+            mark = marker.encode() + b"\n"
+            while (line := file.readline()) and not line.endswith(mark):
+                pass  # noise
+            if not line:
+                raise StoreError(f"the outcomes of {job.id} cannot be read at {self._transport.address}")
+            try:
+                with tarfile.open(fileobj=file, mode="r|") as archive:
+                    for member in archive:
+                        content = archive.extractfile(member)
+                        index = int(member.name.partition(".")[0])
+                        data = content.read() if content is not None else b""
+                        if member.name.endswith(".json"):
+                            metadata[index] = data
+                        else:
+                            yield RawOutcome(index, metadata.pop(index), data)
+            except tarfile.TarError as error:
+                raise ConnectionLost(f"reading outcomes of {job.id} was cut: {error}") from error
+            if not file.read().endswith(mark):
+                raise ConnectionLost(f"reading outcomes of {job.id} was cut")
+        for index, text in metadata.items():  # an outcome without a value
+            yield RawOutcome(index, text, b"")
+
+
+class _News:
+    """Read the lines that a watch prints, and the bytes that some of them announce."""
+
+    def __init__(self, chunks: Iterator[bytes], marker: bytes) -> None:
+        self._chunks = chunks
+        self._marker = marker + b" "
+        self._buffer = b""
+
+    def line(self) -> list[str]:
+        """Give the words of the next line, past any noise."""
+        while True:
+            start = self._buffer.find(self._marker)
+            end = self._buffer.find(b"\n", start) if start >= 0 else -1
+            if end >= 0:
+                line = self._buffer[start + len(self._marker) : end]
+                self._buffer = self._buffer[end + 1 :]
+                return line.decode(errors="replace").split(" ")
+            self._more()
+
+    def data(self, size: int) -> Iterator[bytes]:
+        """Give the next ``size`` bytes as they come."""
+        while size:
+            if not self._buffer:
+                self._more()
+            piece = self._buffer[:size]
+            self._buffer = self._buffer[len(piece) :]
+            size -= len(piece)
+            yield piece
+
+    def _more(self) -> None:
+        chunk = next(self._chunks, b"")
+        if not chunk:
+            raise ConnectionLost("the watch over the jobs ended")
+        self._buffer += chunk
+
+
+def _paths(job: JobRecord) -> JobPaths:
+    return SitePaths(job.root).job(job.id.ulid)
+
+
+def _directory(job: JobRecord) -> str:
+    return shlex.quote(_paths(job).directory)
