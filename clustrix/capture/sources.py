@@ -88,7 +88,7 @@ def from_path(path: Path, *, extras: tuple[str, ...] = (), groups: tuple[str, ..
         return _without_choices(RequirementsSource(str(path)), str(path), extras, groups)
     raise CaptureError(
         f"{path} is no description of an environment",
-        remedy="Known: uv.lock, pylock.toml, pylock.NAME.toml, requirements in *.txt or *.in, *.py with PEP 723 metadata.",
+        remedy="Known: uv.lock, pylock.toml, pylock.NAME.toml, *.txt and *.in requirements, *.py with PEP 723 data.",
     )
 
 

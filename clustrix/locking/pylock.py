@@ -74,7 +74,7 @@ def entries(
     try:
         if not str(data["lock-version"]).startswith("1."):
             raise LockError(f"{what} has lock-version {data['lock-version']}; 1.0 is known", remedy="Update clustrix.")
-        _check_python(data.get("requires-python"), what, target)
+        check_python(data.get("requires-python"), what, target)
         _check_choices(data, what, extras, groups)
         found = [
             _entry(package, base, target, hashes)
@@ -149,7 +149,8 @@ def read(path: Path) -> Lock:
     return lock
 
 
-def _check_python(requires: str | None, what: str, target: Target) -> None:
+def check_python(requires: str | None, what: str, target: Target) -> None:
+    """Refuse a Requires-Python (``>=3.11``) that the target does not meet, with `LockError`."""
     if requires is None:
         return
     from packaging.specifiers import SpecifierSet

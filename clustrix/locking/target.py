@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from packaging.tags import Tag
 
+UV, PIP_TOOLS = "uv", "pip-tools"
+"""The tools that can lock."""
+
 MACHINES = ("x86_64", "aarch64")
 _UV_FLOORS = (17, 28, *range(31, 41))
 """The minor versions of glibc 2 that uv has a ``--python-platform`` for."""

@@ -1,0 +1,248 @@
+"""Ask uv (or pip-tools) which files there are, and remember what it answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clustrix.errors import LockError, UnsupportedPackage
+from clustrix.locking import graph, indexes, piptools, pylock, requirements, uv
+from clustrix.locking.pylock import Entry
+from clustrix.locking.target import PIP_TOOLS, UV
+from clustrix.model.lock import LockedFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from clustrix.locking.target import Target
+    from clustrix.model.source import ProjectSource, PylockSource, RequirementsSource, ScriptSource
+
+_FORMAT = "1"
+"""Part of the name of a remembered answer: raise it whenever an `Entry` changes its meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locker:
+    """Say for which target, with which tool, and where answers are kept; ``refresh`` asks again."""
+
+    target: Target
+    cache: Path
+    tool: str = UV
+    refresh: bool = False
+
+    def pins(self, lines: Sequence[str]) -> list[Entry]:
+        """Find the files of exact requirements, without what these require.
+
+        Raises:
+            UnsupportedPackage: at least one cannot be had; each is named.
+
+        """
+        if not lines:
+            return []
+        try:
+            return self._pins(lines)
+        except UnsupportedPackage:
+            refused = self._refused(lines)
+            if not refused:
+                raise
+        raise UnsupportedPackage(
+            f"not to be had for Python {self.target.minor} on {self.target.platform}: {', '.join(refused)}",
+            remedy="Install other versions, or name the index that has these (UV_INDEX, UV_FIND_LINKS, pip's).",
+        )
+
+    def available(self, lines: Sequence[str]) -> tuple[list[Entry], list[str]]:
+        """Find the files of exact requirements as `pins` does; give those that cannot be had as the second list."""
+        try:
+            return (self._pins(lines) if lines else []), []
+        except UnsupportedPackage:
+            refused = self._refused(lines)
+            kept = [line for line in lines if line not in refused]
+            return (self._pins(kept) if kept else []), refused
+
+    def resolve(self, lines: Sequence[str], constraints: Sequence[str]) -> list[Entry]:
+        """Find versions and files for requirements and all that they require, within constraints.
+
+        Raises:
+            UnsupportedPackage: there is no solution, in the words of the tool.
+
+        """
+        if self.tool == PIP_TOOLS:
+            return self._remember(
+                ["pip-tools", "resolve", *lines, "--", *constraints],
+                lambda: piptools.resolve(lines, constraints, self.target),
+            )
+
+        def ask() -> list[Entry]:
+            with tempfile.TemporaryDirectory(prefix="clustrix-") as work:
+                limits, overrides = Path(work, "constraints.txt"), Path(work, "overrides.txt")
+                limits.write_text("\n".join(constraints), encoding="utf-8")
+                # Whoever requires clustrix must not get the stranger of that name on the index: never true.
+                overrides.write_text(f"{graph.CLUSTRIX} ; python_version < '0'\n", encoding="utf-8")
+                more = ["--constraints", str(limits), "--overrides", str(overrides)]
+                return self._read(
+                    uv.run([*self._compile(), *more, "-"], stdin="\n".join(lines), environment=_indexes())
+                )
+
+        return self._remember(["resolve", *lines, "--", *constraints], ask)
+
+    def requirements(self, source: RequirementsSource) -> list[Entry]:
+        """Read a requirements file: as it is where it has hashes, resolved where it has none."""
+        path = Path(source.path)
+        found = requirements.read(path)
+        exact = ["--no-deps"] if found.hashes else []
+        prerelease = ["--prerelease", "allow"] if found.prereleases else []
+        texts = [each.read_text(encoding="utf-8-sig") for each in found.files]
+
+        def ask() -> list[Entry]:
+            if self.tool == PIP_TOOLS:
+                return piptools.requirements(path, self.target, exact=bool(exact), prereleases=found.prereleases)
+            arguments = [*self._compile(), *exact, *prerelease, str(path)]
+            text = uv.run(arguments, cwd=path.parent, environment=_indexes())
+            return self._read(text, base=path.parent, hashes=found.hashes or None)
+
+        return self._remember(["requirements", str(path), *texts], ask)
+
+    def script(self, source: ScriptSource) -> list[Entry]:
+        """Read a script's inline metadata, or the ``.lock`` beside it where there is one."""
+        path = Path(source.path)
+        locked = path.with_name(path.name + ".lock")
+        # uv compiles a script for any Python; whether the script wants it is said in its metadata.
+        texts = [each.read_text(encoding="utf-8") for each in (path, locked) if each.is_file()]
+        pylock.check_python(_requires_python(texts[0]), str(path), self.target)
+
+        def ask() -> list[Entry]:
+            self._uv_only("a script's metadata")
+            if locked.is_file():
+                arguments = ["export", "--script", str(path), *_EXPORT]
+            else:
+                arguments = [*self._compile(), str(path)]
+            return self._read(uv.run(arguments, cwd=path.parent, environment=_indexes()), base=path.parent)
+
+        return self._remember(["script", str(path), *texts], ask)
+
+    def project(self, source: ProjectSource) -> list[Entry]:
+        """Read the uv.lock of a project, which must be up to date."""
+        directory = Path(source.directory)
+        if not (directory / "uv.lock").is_file():
+            raise LockError(f"there is no uv.lock in {directory}", remedy="Make one with: uv lock")
+        lock = (directory / "uv.lock").read_text(encoding="utf-8")
+        texts = [lock, *_local_projects(lock, directory)]
+
+        def ask() -> list[Entry]:
+            self._uv_only("uv.lock")
+            arguments = ["export", *_EXPORT, "--no-default-groups", "--prune", graph.CLUSTRIX]
+            for extra in source.extras:
+                arguments += ["--extra", extra]
+            for group in source.groups:
+                arguments += ["--group", group]
+            return self._read(uv.run(arguments, cwd=directory), base=directory)
+
+        return self._remember(["project", str(directory), *source.extras, "--", *source.groups, *texts], ask)
+
+    def pylock(self, source: PylockSource) -> list[Entry]:
+        """Read a pylock.toml that somebody else wrote."""
+        path = Path(source.path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LockError(f"cannot read {path}: {error}") from error
+        choices: dict[str, Any] = {"extras": source.extras, "groups": source.groups}
+        return self._remember(
+            ["pylock", str(path.parent), *source.extras, "--", *source.groups, text],
+            lambda: pylock.entries(text, str(path), path.parent, self.target, **choices),
+        )
+
+    def _pins(self, lines: Sequence[str]) -> list[Entry]:
+        if self.tool == PIP_TOOLS:
+            return self._remember(["pip-tools", *lines], lambda: piptools.pins(lines, self.target))
+        # Any patch level will do for exact pins: the base has one that is not older than their Requires-Python.
+        newest = replace(self.target, python=f"{self.target.minor}.99")
+        arguments = [*_compile(newest), "--no-deps", "-"]
+        return self._remember(
+            ["pins", *lines], lambda: self._read(uv.run(arguments, stdin="\n".join(lines), environment=_indexes()))
+        )
+
+    def _refused(self, lines: Sequence[str]) -> list[str]:
+        """Ask for each line alone; the tools name only the first that they stumble over."""
+
+        def refused(line: str) -> bool:
+            try:
+                self._pins([line])
+            except UnsupportedPackage:
+                return True
+            return False
+
+        with ThreadPoolExecutor(4) as pool:
+            return [line for line, wrong in zip(lines, pool.map(refused, lines), strict=True) if wrong]
+
+    def _compile(self) -> list[str]:
+        return _compile(self.target)
+
+    def _read(
+        self, text: str, base: Path | None = None, hashes: Mapping[str, frozenset[str]] | None = None
+    ) -> list[Entry]:
+        return pylock.entries(text, "uv's answer", base or Path.cwd(), self.target, hashes=hashes)
+
+    def _uv_only(self, what: str) -> None:
+        if self.tool != UV:
+            raise LockError(f"{self.tool} cannot read {what}", remedy="Lock it with uv, or give a requirements file.")
+
+    def _remember(self, question: Sequence[str], ask: Callable[[], list[Entry]]) -> list[Entry]:
+        """Give the answer to the same question as before, unless told to refresh."""
+        variables = {name: value for name, value in os.environ.items() if name.startswith("UV_")}
+        settings = sorted({**variables, **indexes.uv_environment()}.items())
+        whole = [_FORMAT, self.tool, self.target.python, str(self.target.platform), settings, list(question)]
+        key = hashlib.sha256(json.dumps(whole).encode("utf-8", "surrogateescape")).hexdigest()
+        path = self.cache / "answers" / f"{key}.json"
+        if not self.refresh:
+            try:
+                return [_entry(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+            except (OSError, ValueError, TypeError, KeyError):
+                pass  # not asked before, or by another version
+        answer = ask()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
+            json.dump([asdict(entry) for entry in answer], file)
+        Path(file.name).replace(path)
+        return answer
+
+
+_EXPORT = ("--locked", "--format", "pylock.toml", "--quiet", "--no-header")
+
+
+def _compile(target: Target) -> list[str]:
+    formats = ["--format", "pylock.toml", "--generate-hashes", "--quiet", "--no-header", "--python", sys.executable]
+    return ["pip", "compile", *formats, "--python-platform", target.uv_platform, "--python-version", target.python]
+
+
+def _indexes() -> dict[str, str]:
+    return indexes.uv_environment()
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    files = {key: LockedFile(**row[key]) if row[key] else None for key in ("wheel", "sdist")}
+    places = {key: tuple(row[key]) if row[key] else None for key in ("directory", "vcs")}
+    return Entry(**{**row, **files, **places})
+
+
+def _requires_python(script: str) -> str | None:
+    lines = script.partition("# /// script")[2].partition("# ///\n")[0].splitlines()
+    text = "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
+    value = pylock.load(text, "the script's inline metadata").get("requires-python")
+    return None if value is None else str(value)
+
+
+def _local_projects(lock: str, directory: Path) -> list[str]:
+    """Read the pyproject.toml of everything in the workspace: a change there may outdate the lock."""
+    packages = pylock.load(lock, "uv.lock").get("package", [])
+    sources = [package.get("source", {}) for package in packages]
+    places = {source[kind] for source in sources for kind in ("editable", "directory", "virtual") if kind in source}
+    files = [directory / place / "pyproject.toml" for place in sorted({".", *places})]
+    return [path.read_text(encoding="utf-8") for path in files if path.is_file()]
