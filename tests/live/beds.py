@@ -72,6 +72,7 @@ def _sweep(client: docker.DockerClient) -> None:
     for container in client.containers.list(all=True, filters={"label": OWNER}):
         host, _, pid = container.labels[OWNER].rpartition(":")
         if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
+            container.stop(timeout=20)
             container.remove(force=True)
 
 

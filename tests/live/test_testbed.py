@@ -131,7 +131,7 @@ def test_ssh_takes_the_password_both_ways(ssh_host: Bed) -> None:
 
 def test_slurm_runs_and_refuses(slurm_cluster: Bed) -> None:
     job = "--wrap 'srun sh -c \"echo \\$SLURMD_NODENAME\"'"
-    output = slurm_cluster.ssh(f"cd; timeout 60 sbatch --parsable --wait -N2 -o two.out {job} && sort two.out")
+    output = slurm_cluster.ssh(f"cd; timeout 120 sbatch --parsable --wait -N2 -o two.out {job} && sort two.out")
     number, *nodes = output.split()
     assert [node.rpartition("-")[2] for node in nodes] == ["n1", "n2"]
     assert slurm_cluster.ssh(f"sacct -n -P -X -j {number} -o state").split() == ["COMPLETED"]
@@ -141,7 +141,7 @@ def test_slurm_runs_and_refuses(slurm_cluster: Bed) -> None:
 
 def test_slurm_ends_a_job_over_its_memory(slurm_cluster: Bed) -> None:
     greedy = "python3 -c 'x = bytearray(400 * 1024 * 1024); import time; time.sleep(30)'"
-    output = slurm_cluster.ssh(f'cd; timeout 60 sbatch --parsable --wait --mem=50 --wrap "{greedy}" || true')
+    output = slurm_cluster.ssh(f'cd; timeout 120 sbatch --parsable --wait --mem=50 --wrap "{greedy}" || true')
     record = slurm_cluster.ssh(f"scontrol show job {output.split()[0]} --oneliner")
     assert "JobState=OUT_OF_MEMORY" in record
 
@@ -157,5 +157,5 @@ def test_apptainer_runs_in_a_slurm_job(slurm_cluster: Bed, bridge_registry: Regi
 
 
 def test_sge_runs_a_job(sge_cluster: Bed) -> None:
-    submit = "timeout 60 qsub -sync y -b y -j y -cwd -o where.out hostname >/dev/null"
+    submit = "timeout 120 qsub -sync y -b y -j y -cwd -o where.out hostname >/dev/null"
     assert sge_cluster.ssh(f"cd; . /etc/profile; {submit} && cat where.out") == sge_cluster.root("hostname")
