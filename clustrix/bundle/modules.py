@@ -69,7 +69,7 @@ def submodule(name: str) -> tuple[Root, ...]:
             remedy="Write it to a file, or define what is needed in the script itself.",
         )
     package = "/__init__.py" if os.path.basename(path) == "__init__.py" else ".py"  # noqa: PTH119
-    return _of_file(name, name.replace(".", "/") + package, path)
+    return _of_file(name, name.replace(".", "/") + package, path) or ()
 
 
 def of_editable(travelling: Travelling) -> list[Root]:
@@ -107,9 +107,11 @@ def _without_spec(name: str) -> tuple[Root, ...] | None:
     return None if path is None else _of_file(name, f"{name}.py", path)
 
 
-def _of_file(name: str, travels_as: str, path: str) -> tuple[Root, ...]:
+def _of_file(name: str, travels_as: str, path: str) -> tuple[Root, ...] | None:
     if _installed(os.path.dirname(path), name):  # noqa: PTH120
         return ()
+    if not os.path.exists(path) and not any(parent.is_file() for parent in Path(path).parents):  # noqa: PTH110
+        return None  # deleted since it was imported
     if not path.endswith(".py") or not os.path.isfile(path):  # noqa: PTH113
         raise CaptureError(
             f"module {name!r} is no source file ({path}) and cannot travel to a job",

@@ -39,6 +39,7 @@ class Runner:
         self._function: Callable[..., object] | None = None
         self._broken: BaseException | None = None  # the function cannot be imported
         self._refusal: ClustrixError | None = None
+        self._told: ClustrixError | None = None
         self.variables: Mapping[str, str] = {}
         try:
             self._payload = Payload(paths.payload)
@@ -151,7 +152,9 @@ class Runner:
 
     def _refuse(self, index: int, started: float, error: ClustrixError) -> None:
         failure = Failure(type=f"{type(error).__module__}.{type(error).__name__}", message=str(error), traceback="")
-        print(f"clustrix: {error}", file=sys.stderr)  # for whoever reads the log
+        if error is not self._told:  # whoever reads the log sees it once, not for every item
+            print(f"clustrix: {error}", file=sys.stderr)
+        self._told = error
         self._end(index, started, OutcomeStatus.REFUSED, None, failure)
 
     def _keep(self, index: int, value: object) -> tuple[str, int]:

@@ -178,18 +178,15 @@ class Payload:
         lines: dict[str, list[str]] = json.loads(self._read(_SOURCES))
         return lines
 
-    def _row(self, number: int) -> tuple[int, int, bytes]:
-        self._file.seek(self._table + number * _ROW.size)
-        try:
-            offset, size, digest = _ROW.unpack(self._file.read(_ROW.size))
-        except struct.error:
-            raise self._damaged("its table is cut short") from None
-        return offset, size, digest
-
     def _check(self, number: int) -> tuple[int, int]:
-        offset, size, expected = self._row(number)
-        self._file.seek(offset)
+        """Give offset and size of a section, once its sha256 is the one of the table."""
         digest = hashlib.sha256()
+        try:
+            self._file.seek(self._table + number * _ROW.size)
+            offset, size, expected = _ROW.unpack(self._file.read(_ROW.size))
+            self._file.seek(offset)
+        except (struct.error, OSError, OverflowError):  # a damaged offset is nowhere
+            raise self._damaged("its table is wrong") from None
         left = size
         while left > 0 and (chunk := self._file.read(min(left, _CHUNK))):
             digest.update(chunk)

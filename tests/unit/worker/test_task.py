@@ -1,0 +1,33 @@
+"""The task survives its file."""
+
+from __future__ import annotations
+
+import pytest
+
+from clustrix import errors
+from clustrix.worker import task
+
+TASK = task.Task(
+    job_id="hpc/01J",
+    function_name="f",
+    items=3,
+    slices=((0, 2), (2, 3)),
+    workers=2,
+    python="3.11",
+    implementation="cpython",
+    abi="cp311",
+    fingerprint="sha256:1",
+    distributions={"numpy": "2"},
+    code=("sha256:3",),
+    cores=4,
+)
+
+
+def test_it_is_read_as_it_was_written():
+    assert task.read(task.write(TASK)) == TASK
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", task.write(TASK).replace(b"workers", b"laborers"), b"\xff"])
+def test_anything_else_is_refused(text):
+    with pytest.raises(errors.StoreError, match=r"task\.json"):
+        task.read(text)
