@@ -58,12 +58,12 @@ class Keychain:
         """
         config = self._read()
         key = _HUB_KEY if registry == DOCKER_HUB else registry
-        helpers = _table(config, "credHelpers")
+        helpers = config.get("credHelpers") or {}
         helper = helpers.get(registry) or helpers.get(key) or config.get("credsStore")
         if helper and (found := _ask_helper(str(helper), key)):
             return found
-        for name, entry in _table(config, "auths").items():
-            if isinstance(entry, dict) and _host(name) == _host(key) and (found := self._login(name, entry)):
+        for name, entry in (config.get("auths") or {}).items():
+            if _host(name) == _host(key) and (found := self._login(name, entry)):
                 return found
         return None
 
@@ -74,29 +74,31 @@ class Keychain:
             return {}
         except (OSError, ValueError) as error:
             # The text of a JSON error holds the document, and that holds secrets: no cause is chained.
-            what = error.strerror if isinstance(error, OSError) else "it is no JSON"
-            raise ConfigError(
-                f"the registry logins in {self.path} cannot be read: {what}",
-                remedy="Repair it, remove it and run docker login, or point DOCKER_CONFIG at another directory.",
-            ) from None
-        return config if isinstance(config, dict) else {}
+            what = str(error.strerror) if isinstance(error, OSError) else "it is no JSON"
+            raise self._unreadable(what) from None
+        if not isinstance(config, dict) or not all(
+            isinstance(config.get(n) or {}, dict) for n in ("auths", "credHelpers")
+        ):
+            raise self._unreadable("it does not look like docker's")
+        return config
+
+    def _unreadable(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"the registry logins in {self.path} cannot be read: {what}",
+            remedy="Repair it, remove it and run docker login, or point DOCKER_CONFIG at another directory.",
+        )
 
     def _login(self, name: str, entry: Mapping[str, Any]) -> Credentials | None:
-        username, password = str(entry.get("username") or ""), str(entry.get("password") or "")
-        if entry.get("auth"):
-            try:
+        try:
+            username, password = str(entry.get("username") or ""), str(entry.get("password") or "")
+            if entry.get("auth"):
                 username, _, password = base64.b64decode(str(entry["auth"]), validate=True).decode().partition(":")
-            except ValueError:
-                raise ConfigError(
-                    f"the login for {name} in {self.path} is damaged", remedy=f"Run: docker login {name}"
-                ) from None
-        token = str(entry.get("identitytoken") or "")
+            token = str(entry.get("identitytoken") or "")
+        except (ValueError, AttributeError):  # no base64, no UTF-8, no table
+            raise ConfigError(
+                f"the login for {name} in {self.path} is damaged", remedy=f"Run: docker login {name}"
+            ) from None
         return Credentials(username, password.rstrip("\0"), token) if username or token else None
-
-
-def _table(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    table = config.get(name)
-    return table if isinstance(table, dict) else {}
 
 
 def _host(key: str) -> str:

@@ -1,8 +1,8 @@
 """The upload of one blob: mounted, in one request, or in a stream that goes on where it was cut.
 
 https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#pushing-blobs. The stream is one PATCH without
-Content-Range, as Docker sends it: every registry takes that, not all take chunks. Ranges come in after a cut only. Where
-the registry threw away what it had (distribution 2 does, after a cut within a request), the blob starts anew.
+Content-Range, as Docker sends it: every registry takes that, not all take chunks. Ranges come in after a cut only.
+Where the registry threw away what it had (distribution 2 does, after a cut within a request), the blob starts anew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clustrix.oci.session import Answer, Session
 
 _SMALL = 4 << 20  # goes in one request: a cut costs little
-_PIECE = 32 << 20  # what a proxy that refuses a whole layer (413) is tried with
+_PIECE = 32 << 20  # what a proxy that refuses a whole layer (413) is tried with; then less and less
 _CREATED, _TOO_LARGE = 201, 413
 _COMMIT_SECONDS = 600  # a registry may read a big blob once more before it answers
 
@@ -122,11 +122,11 @@ class Upload:
             self._offset = end
             return
         error = self._session.refusal(call, answer)
-        if answer.status == _TOO_LARGE:
-            if self._piece <= _PIECE:
-                raise error
-            self._piece = _PIECE
-        raise Interrupted(error)
+        if answer.status != _TOO_LARGE:
+            raise Interrupted(error)
+        if end - self._offset <= CHUNK:
+            raise error
+        self._piece = min((end - self._offset) // 2, _PIECE)
 
     def _commit(self, size: int) -> None:
         self._committing = True
@@ -169,7 +169,7 @@ class Upload:
     def _follow(self, answer: Answer) -> None:
         location = answer.headers.get("Location")
         if not location:
-            raise RegistryError(f"{self._reference.registry} does not say where to upload to")
+            raise RegistryError(f"{self._reference.registry} does not say where to upload to {self._reference}")
         self._location = location
 
     def _abandon(self) -> None:
