@@ -120,6 +120,7 @@ def _distribution(found: installed.Metadata, conda: frozenset[str], site: frozen
         requested=os.path.exists(os.path.join(found.path, "REQUESTED")),
         installer=installer,
         requires=_legacy_requires(found.path) if legacy else tuple(_fields(head, "Requires-Dist: ")),
+        requires_python=next(iter(_fields(head, "Requires-Python: ")), None),
         location=found.path,
     )
     if installer == "conda" or (installer not in {"pip", "uv"} and f"{found.key}-{version}" in conda):

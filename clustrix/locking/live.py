@@ -65,6 +65,7 @@ def collect(environment: Environment, locker: Locker) -> Parts:
             why = "" if row.key == graph.CLUSTRIX else "only clustrix needs it"
             parts.rows[row.key] = Row(row.key, Status.LEFT_OUT, row.version, None, why)
     rest = [row for row in environment.distributions if row.key not in out]
+    parts.notes += _too_new(rest, locker.target)
     for row in rest:
         if row.origin in _SOURCES:
             _from_source(row, locker, parts)
@@ -166,6 +167,21 @@ def _path(row: Distribution) -> Path:
             remedy="Put it back, or install the package from an index; a package of the same name there is not taken.",
         )
     return path
+
+
+def _too_new(rows: list[Distribution], target: Target) -> list[str]:
+    """Say what wants a newer patch level of Python than the target is known to have."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    notes = []
+    for row in rows:
+        try:
+            fits = SpecifierSet(row.requires_python or "").contains(target.full, prereleases=True)
+        except InvalidSpecifier:
+            fits = True  # as installers take it
+        if not fits:
+            notes.append(f"{row.name} {row.version} wants Python {row.requires_python}; the target has {target.full}")
+    return notes
 
 
 def _check_interpreter(environment: Environment, target: Target) -> None:

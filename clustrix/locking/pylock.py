@@ -155,9 +155,7 @@ def check_python(requires: str | None, what: str, target: Target) -> None:
         return
     from packaging.specifiers import SpecifierSet
 
-    # Without a known patch level the lock is for whichever the base has: the newest one is asked about.
-    full = target.python if target.python.count(".") > 1 else f"{target.python}.99"
-    if not SpecifierSet(requires).contains(full, prereleases=True):
+    if not SpecifierSet(requires).contains(target.full, prereleases=True):
         raise LockError(
             f"{what} requires Python {requires}; the target has {target.python}",
             remedy="Lock with the Python that the function runs on, or choose another base.",

@@ -162,8 +162,8 @@ class Locker:
     def _pins(self, lines: Sequence[str]) -> list[Entry]:
         if self.tool == PIP_TOOLS:
             return self._remember(["pip-tools", *lines], lambda: piptools.pins(lines, self.target))
-        # Any patch level will do for exact pins: the base has one that is not older than their Requires-Python.
-        newest = replace(self.target, python=f"{self.target.minor}.99")
+        # What is installed here is locked even where the base's patch level is below its Requires-Python.
+        newest = replace(self.target, python=self.target.minor)
         arguments = [*_compile(newest), "--no-deps", "-"]
         return self._remember(
             ["pins", *lines], lambda: self._read(uv.run(arguments, stdin="\n".join(lines), environment=_indexes()))
@@ -219,7 +219,7 @@ _EXPORT = ("--locked", "--format", "pylock.toml", "--quiet", "--no-header")
 
 def _compile(target: Target) -> list[str]:
     formats = ["--format", "pylock.toml", "--generate-hashes", "--quiet", "--no-header", "--python", sys.executable]
-    return ["pip", "compile", *formats, "--python-platform", target.uv_platform, "--python-version", target.python]
+    return ["pip", "compile", *formats, "--python-platform", target.uv_platform, "--python-version", target.full]
 
 
 def _indexes() -> dict[str, str]:

@@ -45,6 +45,11 @@ class Target:
         return ".".join(self.python.split(".")[:2])
 
     @property
+    def full(self) -> str:
+        """Give ``3.11.7``; the newest patch level there could be, where the base's is not known."""
+        return self.python if self.python.count(".") > 1 else f"{self.python}.99"
+
+    @property
     def uv_platform(self) -> str:
         """Give the newest platform uv knows that is not newer than this one."""
         floor = max(floor for floor in _UV_FLOORS if floor <= self.platform.glibc[1])
@@ -80,18 +85,17 @@ class Target:
         return min(((self.ranks[tag], -(build[0] if build else 0)) for tag in tags if tag in self.ranks), default=None)
 
     def markers(self) -> dict[str, str]:
-        """Give the variables of environment markers (PEP 508); an unknown patch level counts as 0."""
-        full = self.python if self.python.count(".") > 1 else f"{self.python}.0"
+        """Give the variables of environment markers (PEP 508)."""
         return {
             "implementation_name": "cpython",
-            "implementation_version": full,
+            "implementation_version": self.full,
             "os_name": "posix",
             "platform_machine": self.platform.machine,
             "platform_python_implementation": "CPython",
             "platform_release": "",
             "platform_system": "Linux",
             "platform_version": "",
-            "python_full_version": full,
+            "python_full_version": self.full,
             "python_version": self.minor,
             "sys_platform": "linux",
         }

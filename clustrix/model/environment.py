@@ -54,10 +54,11 @@ class Interpreter:
 class Distribution:
     """Describe one installed distribution; ``name`` is spelled as its metadata spells it.
 
-    ``url``, ``commit``, ``subdirectory`` and ``sha256`` are those of direct_url.json; ``location`` is the metadata
-    directory (``.dist-info`` or ``.egg-info``); ``requires`` holds its Requires-Dist lines; ``pure`` is False where the
-    wheel it was installed from was made for one platform. ``fingerprint`` is that of
-    `clustrix.model.fingerprint.distribution`, None where it was not computed or there is no RECORD.
+    ``url``, ``commit``, ``subdirectory`` and ``sha256`` are those of direct_url.json; ``requires`` and
+    ``requires_python`` are its Requires-Dist and Requires-Python; ``pure`` is False where the wheel it was installed
+    from was made for one platform; ``location`` is the metadata directory (``.dist-info`` or ``.egg-info``).
+    ``fingerprint`` is that of `clustrix.model.fingerprint.distribution`, None where it was not computed or there is no
+    RECORD.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Distribution:
     requested: bool = True
     installer: str | None = None
     requires: tuple[str, ...] = ()
+    requires_python: str | None = None
     pure: bool = True
     location: str | None = None
     fingerprint: str | None = None

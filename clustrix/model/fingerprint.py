@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _INSTALLER_FILES = tuple(
-    f".dist-info/{name}" for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
+    f".dist-info/{name}"
+    for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json")
 )
 _SCHEME = re.compile(r"[^/]+\.data/(purelib|platlib|headers|scripts|data)/(.+)", re.DOTALL)
 _HEADERS = re.compile(r"include/(?:site/)?python[^/]*/[^/]+/(.+)", re.DOTALL)
