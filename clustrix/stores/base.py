@@ -39,20 +39,26 @@ class Output:
     data: bytes
 
 
+class Watch(Protocol):
+    """Iterate over what jobs do: what ended, what they print, and None now and then, so that a caller can act."""
+
+    def __iter__(self) -> Iterator[Ended | Output | None]:
+        """Report each end once, and what had ended before first, then None."""
+        ...
+
+    def close(self) -> None:
+        """End the watch, from any thread; iterating raises `ConnectionLost` then."""
+        ...
+
+
 class Store(Protocol):
     """Read what jobs left behind. Submission itself writes the payload (decision 18)."""
 
-    def watch(
-        self, jobs: Sequence[JobRecord], *, output: Mapping[str, Mapping[int, int]] = ...
-    ) -> Iterator[Ended | Output | None]:
-        """Report what ended, once each and what had ended before first; then None, and again now and then.
+    def watch(self, jobs: Sequence[JobRecord], *, output: Mapping[str, Mapping[int, int]] = ...) -> Watch:
+        """Watch jobs; ConnectionLost when it breaks, and then watch again.
 
         ``output`` names jobs (ulid) whose tasks' logs are reported too, always before the end of their task, and the
-        bytes of each task's log that are known already. Closing the iterator ends the watch.
-
-        Raises:
-            ConnectionLost: it broke; watch again.
-
+        bytes of each task's log that are known already.
         """
         ...
 
@@ -70,6 +76,14 @@ class Store(Protocol):
 
     def record(self, ulid: str) -> JobRecord:
         """Read the record beside a job; `UnknownJob` if there is none."""
+        ...
+
+    def failures(self, jobs: Sequence[JobRecord]) -> Mapping[str, frozenset[int]]:
+        """Tell which items have an outcome that is not a value, by ulid; for show: it is not authenticated."""
+        ...
+
+    def cancelled(self, job: JobRecord) -> bool:
+        """Tell whether somebody asked to cancel the job."""
         ...
 
     def owners(self, job: JobRecord) -> Mapping[int, int]:

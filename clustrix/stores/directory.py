@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import secrets
 import shlex
 import tarfile
 from string import Template
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from clustrix.errors import ConnectionLost, StoreError, UnknownJob
@@ -105,24 +107,11 @@ class DirectoryStore:
             self._floor = floor
 
     def watch(
-        self, jobs: Sequence[JobRecord], *, output: Mapping[str, Mapping[int, int]] | None = None
-    ) -> Iterator[Ended | Output | None]:
-        """Report what ended; see `clustrix.stores.base.Store`. One remote script, whatever the number of jobs."""
+        self, jobs: Sequence[JobRecord], *, output: Mapping[str, Mapping[int, int]] = MappingProxyType({})
+    ) -> _Watch:
+        """Watch jobs with one remote script, whatever their number."""
         marker = f"clustrix-{secrets.token_hex(12)}"
-        with self._transport.stream(self._script(jobs, output or {}, marker)) as chunks:
-            news = _News(chunks, marker.encode())
-            while True:
-                kind, *words = news.line()
-                if kind == "beat":
-                    yield None
-                elif kind == "outcome":
-                    yield Ended(jobs[int(words[0])].id.ulid, index=int(words[1]))
-                elif kind == "end":
-                    end = records.load_end(" ".join(words[2:]).encode())
-                    yield Ended(jobs[int(words[0])].id.ulid, task=int(words[1]), end=end)
-                else:
-                    for data in news.data(int(words[2])):
-                        yield Output(jobs[int(words[0])].id.ulid, int(words[1]), data)
+        return _Watch(self._transport, self._script(jobs, output, marker), marker, [job.id.ulid for job in jobs])
 
     def read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
         """Read outcomes as one tar stream; those that do not exist are left out."""
@@ -136,6 +125,23 @@ class DirectoryStore:
         for line in said.decode(errors="replace").splitlines():
             name, _, text = line.partition(":")
             found[int(name.removeprefix("ends/").removesuffix(".json"))] = records.load_end(text.encode())
+        return found
+
+    def failures(self, jobs: Sequence[JobRecord]) -> Mapping[str, frozenset[int]]:
+        """Tell which items have an outcome that is not a value, by ulid; one round trip."""
+        looks = (
+            f'(cd {_directory(job)}/outcomes && grep -lE \'"status": "(error|refused)"\' *.json) 2>/dev/null\n'
+            f"echo {job.id.ulid}"
+            for job in jobs
+        )
+        said = self._run("\n".join([*looks, "exit 0"])).stdout.decode()
+        found: dict[str, frozenset[int]] = {}
+        indices: list[int] = []
+        for line in said.splitlines():
+            if line.endswith(".json"):
+                indices.append(int(line.removesuffix(".json")))
+            else:
+                found[line], indices = frozenset(indices), []
         return found
 
     def owners(self, job: JobRecord) -> Mapping[int, int]:
@@ -212,10 +218,15 @@ class DirectoryStore:
 
     def _read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
         marker = f"clustrix-{secrets.token_hex(12)}"
-        names = "\n".join(f"{index}.json\n{index}.pkl" for index in indices)
-        script = (
-            f"cd {_directory(job)}/outcomes || exit\nprintf '%s\\n' {marker}\n"
-            f"tar -cf - -T - 2>/dev/null <<'{marker}'\n{names}\n{marker}\nprintf '%s\\n' {marker}"
+        script = "\n".join(
+            [
+                f"printf '%s\\n' {marker}",
+                f"list=/dev/null; cd {_directory(job)}/outcomes 2>/dev/null && list=-",
+                f"tar -cf - -T $list 2>/dev/null <<'{marker}'",
+                *(f"{index}.json\n{index}.pkl" for index in indices),
+                marker,
+                f"printf '%s\\n' {marker}",
+            ]
         )
         metadata: dict[int, bytes] = {}
         with self._transport.stream(script) as chunks:
@@ -243,15 +254,36 @@ class DirectoryStore:
             yield RawOutcome(index, text, b"")
 
 
-class _News:
-    """Read the lines that a watch prints, and the bytes that some of them announce."""
+class _Watch:
+    """Read the lines that the script prints, and the bytes that some of them announce."""
 
-    def __init__(self, chunks: Iterator[bytes], marker: bytes) -> None:
-        self._chunks = chunks
-        self._marker = marker + b" "
+    def __init__(self, transport: Transport, script: str, marker: str, ulids: Sequence[str]) -> None:
+        self._marker = f"{marker} ".encode()
+        self._ulids = ulids
         self._buffer = b""
+        self._stack = contextlib.ExitStack()
+        self._chunks = self._stack.enter_context(transport.stream(script))
 
-    def line(self) -> list[str]:
+    def close(self) -> None:
+        """End the script."""
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[Ended | Output | None]:
+        """Report what happens; ConnectionLost."""
+        while True:
+            kind, *words = self._line()
+            if kind == "beat":
+                yield None
+            elif kind == "outcome":
+                yield Ended(self._ulids[int(words[0])], index=int(words[1]))
+            elif kind == "end":
+                end = records.load_end(" ".join(words[2:]).encode())
+                yield Ended(self._ulids[int(words[0])], task=int(words[1]), end=end)
+            else:
+                for data in self._data(int(words[2])):
+                    yield Output(self._ulids[int(words[0])], int(words[1]), data)
+
+    def _line(self) -> list[str]:
         """Give the words of the next line, past any noise."""
         while True:
             start = self._buffer.find(self._marker)
@@ -262,7 +294,7 @@ class _News:
                 return line.decode(errors="replace").split(" ")
             self._more()
 
-    def data(self, size: int) -> Iterator[bytes]:
+    def _data(self, size: int) -> Iterator[bytes]:
         """Give the next ``size`` bytes as they come."""
         while size:
             if not self._buffer:

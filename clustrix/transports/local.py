@@ -14,7 +14,7 @@ import tempfile
 import threading
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from clustrix.errors import ConnectionLost, DiskFull, TransportError
 from clustrix.model.progress import SILENT
@@ -54,8 +54,7 @@ class Local:
         """Run an sh script and give its standard output as it comes; leaving the context ends the script."""
         with _shell(script, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None  # noqa: S101 - _shell opens it
-            descriptor = process.stdout.fileno()
-            yield iter(lambda: os.read(descriptor, _CHUNK), b"")
+            yield _pieces(process.stdout)
 
     def put(self, source: Path, destination: str, *, mode: int = 0o600, progress: Progress | None = None) -> None:
         """Copy a file, verified and renamed; TransportError, DiskFull."""
@@ -73,6 +72,14 @@ class Local:
 
     def close(self) -> None:
         """Let go of nothing."""
+
+
+def _pieces(output: IO[bytes]) -> Iterator[bytes]:
+    """Read what is there as it comes. Another thread may close it, and killed its writer before."""
+    assert isinstance(output, io.BufferedReader)  # noqa: S101 - what Popen gives
+    with contextlib.suppress(ValueError):
+        while piece := output.read1(_CHUNK):
+            yield piece
 
 
 @contextlib.contextmanager

@@ -1,0 +1,429 @@
+"""A job in the caller's hands: `Job` for a call, `JobArray` for a map; made from a `JobRecord`, in any process."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
+
+from clustrix import console
+from clustrix.errors import ConfigError, JobCancelled, JobError, NotReady, OutOfMemory
+from clustrix.model.job import EndKind, JobId, State
+from clustrix.model.outcome import OutcomeStatus
+from clustrix.stores.base import Ended
+from clustrix.watch import Course, Site, conclude, state_of
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from clustrix.model.job import JobRecord
+    from clustrix.model.outcome import Outcome
+    from clustrix.stores.base import RawOutcome
+
+__all__ = ["Job", "JobArray", "JobStatus", "Site", "attach", "survey"]
+
+_AFTERMATH = 2.0  # seconds that a wrapper may take to say that memory ran out, after user code failed of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """Say where a job stands: ``finished`` of ``items`` have ended, ``failed`` of them without a value."""
+
+    id: JobId
+    state: State
+    items: int
+    finished: int
+    failed: int
+    reason: str = ""
+    expected_start: datetime | None = None
+    nodes: tuple[str, ...] = ()
+
+
+def attach(
+    record: JobRecord, site: Site, *, key: bytes | None = None, retry: Callable[..., JobArray] | None = None
+) -> JobArray:
+    """Take a job up again from its record; ``attach(...).job()`` is the Job of a single call.
+
+    ``retry(array, indices)`` is what `JobArray.retry_failed` calls.
+    """
+    return JobArray(Course(record, site, key), retry=retry)
+
+
+def survey(site: Site, records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus]:
+    """Ask where jobs stand: one status query, one look at what ended, one at what failed, whatever their number."""
+    courses = {record.id.ulid: Course(record, site) for record in records}
+    if not courses:
+        return {}
+    said = site.backend.status(records)
+    watch = site.store.watch(records)
+    try:
+        for event in watch:
+            if event is None:
+                break
+            if isinstance(event, Ended):
+                courses[event.ulid].take(event)
+    finally:
+        watch.close()
+    failed = site.store.failures(records)
+    for course in courses.values():
+        course.said = said.get(course.record.id)
+        if not course.over:
+            conclude(course, patience=max(0.0, site.grace - (time.time() - course.record.created)))
+    return {course.record.id: _status(course, failed[ulid]) for ulid, course in courses.items()}
+
+
+class Job(Future[Any]):
+    """Hold a call that runs somewhere else: a `concurrent.futures.Future` that can be awaited and outlives its process.
+
+    Also one item of a `JobArray`, with ``index`` its number.
+    """
+
+    def __init__(self, course: Course, index: int = 0) -> None:
+        super().__init__()
+        self._waiters: list[Any] = _Waiters(course)
+        self._course = course
+        self.index = index
+        self._answer: tuple[object, BaseException | None] | None = None
+        course.when_over(index, self._over)
+
+    @property
+    def id(self) -> JobId:
+        """Name the job: ``target/ulid``."""
+        return self._course.record.id
+
+    @property
+    def record(self) -> JobRecord:
+        """Give what the journal remembers."""
+        return self._course.record
+
+    def result(self, timeout: float | None = None, *, stream_to: TextIO | None = None) -> Any:  # noqa: ANN401
+        """Wait for the value, or raise what the function raised.
+
+        ``stream_to`` shows the output meanwhile. TimeoutError after ``timeout`` seconds: the job goes on.
+
+        Raises:
+            JobError: it ended without a value; see `clustrix.errors` for the kinds.
+
+        """
+        value, error = self._end(timeout, stream_to)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # the traceback would hold this frame, and this frame the error
+        return value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait, and give what `result` would raise."""
+        return self._end(timeout, None)[1]
+
+    def wait(self, timeout: float | None = None, *, stream_to: TextIO | None = None) -> bool:
+        """Wait until it has ended; False when the time is up first. ``stream_to`` shows the output meanwhile."""
+        course = self._course
+        course.follow()
+        if stream_to is None:
+            return course.wait(lambda: course.over_at(self.index), timeout)
+        return console.stream(course, lambda: course.over_at(self.index), timeout, stream_to)
+
+    def done(self) -> bool:
+        """Tell whether it has ended. The first time this asks the target."""
+        course = self._course
+        course.follow()
+        course.wait(lambda: course.caught_up or course.over_at(self.index))
+        return course.over_at(self.index)
+
+    def running(self) -> bool:
+        """Tell whether it has started and not ended; asks the target."""
+        return not self.done() and self.status().state is State.RUNNING
+
+    def cancelled(self) -> bool:
+        """Tell whether it ended because somebody cancelled it."""
+        return isinstance(self._course.lost.get(self.index), JobCancelled)
+
+    def cancel(self) -> bool:
+        """End every process of the job, or take it out of the queue; False if it had ended, or is an item of a map."""
+        if self._course.record.items > 1 or self.done():
+            return False
+        _cancel(self._course)
+        return True
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Call ``fn(job)`` in another thread once it has ended, or now if it has."""
+        super().add_done_callback(fn)
+        self._course.follow()
+
+    def status(self) -> JobStatus:
+        """Ask the target where it stands."""
+        return survey(self._course.site, [self._course.record])[self.id]
+
+    @overload
+    def logs(self, *, follow: Literal[False] = False) -> str: ...
+    @overload
+    def logs(self, *, follow: Literal[True]) -> Iterator[str]: ...
+    def logs(self, *, follow: bool = False) -> str | Iterator[str]:
+        """Read the output so far or, with ``follow``, as it comes until the end."""
+        course = self._course
+        if follow:
+            return console.follow(course, lambda: course.over_at(self.index))
+        task = 0 if course.record.workers == 1 else course.site.store.owners(course.record).get(self.index)
+        return "" if task is None else course.site.store.log(course.record, task).decode(errors="replace")
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait in an event loop. Giving up waiting does not cancel the job."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+
+        def wake(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_set, over)
+
+        self.add_done_callback(wake)
+        yield from over
+        yield from loop.run_in_executor(None, self.exception)
+        return self.result()
+
+    def __repr__(self) -> str:
+        course = self._course
+        item = f" item {self.index}" if course.record.items > 1 else ""
+        return f"<Job {self.id}{item} {'ended' if course.over_at(self.index) else 'not known to have ended'}>"
+
+    def _over(self) -> None:
+        self.set_result(None)  # the value is fetched by whoever asks for it
+
+    def _end(self, timeout: float | None, stream_to: TextIO | None) -> tuple[object, BaseException | None]:
+        if self._answer is None:
+            if not self.wait(timeout, stream_to=stream_to):
+                raise FutureTimeout(f"{self.id} has not ended within {timeout} s; it goes on")
+            self._answer = _answer(self._course, self.index)
+        return self._answer
+
+
+class JobArray:
+    """Hold a map that runs somewhere else. Iterating gives the values in order; ``array[3]`` is the Job of an item."""
+
+    def __init__(self, course: Course, *, retry: Callable[..., JobArray] | None = None) -> None:
+        self._course = course
+        self._retry = retry
+        self._jobs: dict[int, Job] = {}
+
+    @property
+    def id(self) -> JobId:
+        """Name the job: ``target/ulid``."""
+        return self._course.record.id
+
+    @property
+    def record(self) -> JobRecord:
+        """Give what the journal remembers."""
+        return self._course.record
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """List the items, each a Future."""
+        return tuple(self[index] for index in range(len(self)))
+
+    def job(self) -> Job:
+        """Give the Job of a call that is no map."""
+        return self[0]
+
+    def __len__(self) -> int:
+        return self._course.record.items
+
+    def __getitem__(self, index: int) -> Job:
+        place = range(len(self))[index]  # IndexError and negative numbers, as everywhere
+        return self._jobs.get(place) or self._jobs.setdefault(place, Job(self._course, place))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.results()
+
+    def results(
+        self, *, timeout: float | None = None, return_exceptions: bool = False, stream_to: TextIO | None = None
+    ) -> Iterator[Any]:
+        """Give the values in order, as they become known.
+
+        What an item raised is raised in its place or, with ``return_exceptions``, given. TimeoutError when ``timeout``
+        seconds after this call an item has not ended. ``stream_to`` shows the output of all items meanwhile.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._course.follow()
+
+        def values() -> Iterator[Any]:
+            for index in range(len(self)):
+                job = self[index]
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                error = job._end(left, stream_to)[1] if return_exceptions else None
+                yield error if error is not None else job.result(left, stream_to=stream_to)
+                # Values of a long map shall not pile up here.
+                self._jobs.pop(index, None)
+
+        return values()
+
+    def as_completed(self, *, timeout: float | None = None) -> Iterator[Job]:
+        """Give the items as they end; ``job.index`` tells which."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        course, given = self._course, set[int]()
+        course.follow()
+        while len(given) < len(self):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not course.wait(lambda: len(course.ended) + len(course.lost) > len(given), left):
+                raise FutureTimeout(f"{len(self) - len(given)} items of {self.id} have not ended within {timeout} s")
+            for index in sorted({*course.ended, *course.lost} - given):
+                given.add(index)
+                yield self[index]
+
+    def wait(self, timeout: float | None = None, *, stream_to: TextIO | None = None) -> bool:
+        """Wait until all items have ended; False when the time is up first."""
+        course = self._course
+        course.follow()
+        if stream_to is None:
+            return course.wait(lambda: course.over, timeout)
+        return console.stream(course, lambda: course.over, timeout, stream_to)
+
+    def done(self) -> bool:
+        """Tell whether all items have ended. The first time this asks the target."""
+        course = self._course
+        course.follow()
+        course.wait(lambda: course.caught_up or course.over)
+        return course.over
+
+    @property
+    def failed(self) -> Mapping[int, BaseException]:
+        """Give the items that have ended without a value so far: number -> error."""
+        course = self._course
+        self.done()
+        outcomes = course.site.store.failures([course.record])[self.id.ulid] if course.ended else frozenset()
+        errors = {index: self[index].exception() for index in sorted({*outcomes, *course.lost})}
+        return {index: error for index, error in errors.items() if error is not None}
+
+    def retry_failed(self) -> JobArray:
+        """Submit the items that failed once more, as a map of their own in the order of their numbers.
+
+        Raises:
+            NotReady: the map has not ended.
+            ConfigError: this process does not have what was submitted.
+
+        """
+        if not self.done():
+            raise NotReady(f"{self.id} has not ended", remedy="Wait for it first: array.wait()")
+        if self._retry is None:
+            raise ConfigError(
+                f"the arguments of {self.id} are not in this process", remedy="Retry where it was submitted."
+            )
+        return self._retry(self, tuple(self.failed))
+
+    def cancel(self) -> bool:
+        """End every process of the map, and take what waits out of the queue; False if it had ended."""
+        if self.done():
+            return False
+        _cancel(self._course)
+        return True
+
+    def status(self) -> JobStatus:
+        """Ask the target where it stands."""
+        return survey(self._course.site, [self._course.record])[self.id]
+
+    @overload
+    def logs(self, *, task: int = ..., follow: Literal[False] = False) -> str: ...
+    @overload
+    def logs(self, *, follow: Literal[True]) -> Iterator[str]: ...
+    def logs(self, *, task: int = 0, follow: bool = False) -> str | Iterator[str]:
+        """Read the output of one task so far or, with ``follow``, that of all as it comes, line by line."""
+        course = self._course
+        if follow:
+            return console.follow(course, lambda: course.over)
+        return course.site.store.log(course.record, task).decode(errors="replace")
+
+    def __repr__(self) -> str:
+        over = len(self._course.ended) + len(self._course.lost)
+        return f"<JobArray {self.id}: {over} of {len(self)} items are known to have ended>"
+
+
+def _answer(course: Course, index: int) -> tuple[object, BaseException | None]:
+    """Fetch, verify and unpickle one item's outcome: its value, or the error in its place."""
+    from clustrix.worker import outcome as outcomes
+
+    lost = course.lost.get(index)
+    if lost is not None:
+        return None, lost
+    raw = course.raw(index)
+    outcome = outcomes.verify(raw.metadata, course.key(), index=index)
+    task = outcome.metadata.get("task")
+    tail = course.tail(task) if outcome.status is not OutcomeStatus.SUCCESS and isinstance(task, int) else None
+    try:
+        return _load(course, outcome, raw, tail), None
+    except Exception as error:  # noqa: BLE001 - user code raised it, or it cannot be rebuilt
+        memory = _memory_error(course, outcome, task, tail) if outcome.status is OutcomeStatus.ERROR else None
+        if memory is not None:
+            memory.__cause__ = error
+            return None, memory
+        return None, error
+
+
+def _load(course: Course, outcome: Outcome, raw: RawOutcome, tail: str | None) -> object:
+    from clustrix.worker import outcome as outcomes
+
+    return outcomes.load(outcome, raw.value, job_id=str(course.record.id), log_tail=tail)
+
+
+def _memory_error(course: Course, outcome: Outcome, task: object, tail: str | None) -> OutOfMemory | None:
+    """Tell whether a process that user code had started was killed for its memory: the cause of what it raised."""
+    record = course.record
+    if record.workers < record.items or not isinstance(task, int):
+        return None  # the task goes on with other items, which may be those that used too much
+    course.follow()
+    course.wait(lambda: task in course.ends, 0 if course.over else _AFTERMATH)
+    end = course.ends.get(task) or course.site.store.ends(record).get(task)
+    if end is None or end.kind is not EndKind.OUT_OF_MEMORY:
+        return None
+    from clustrix.model import verdict
+
+    index = outcome.index if record.items > 1 else None
+    error = verdict.error(end, record.id, index=index, log_tail=tail)
+    return error if isinstance(error, OutOfMemory) else None
+
+
+def _cancel(course: Course) -> None:
+    course.site.backend.cancel([course.record])
+    course.follow()
+    with contextlib.suppress(JobError):
+        course.wait(lambda: course.over, course.site.grace)
+
+
+def _status(course: Course, failed: frozenset[int]) -> JobStatus:
+    said = (course.said or {}).values()
+    waiting = [status for status in said if status.state is State.WAITING]
+    starts = [status.expected_start for status in waiting if status.expected_start is not None]
+    return JobStatus(
+        id=course.record.id,
+        state=state_of(course, failed),
+        items=course.record.items,
+        finished=len(course.ended) + len(course.lost),
+        failed=len(failed) + len(course.lost),
+        reason=next((status.reason for status in (*waiting, *said) if status.reason), ""),
+        expected_start=min(starts, default=None),
+        nodes=tuple(sorted({status.node for status in said if status.node})),
+    )
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class _Waiters(list[Any]):
+    """Notice that somebody waits: `concurrent.futures.wait` and `as_completed` call no method of a Future."""
+
+    def __init__(self, course: Course) -> None:
+        super().__init__()
+        self._course = course
+
+    def append(self, waiter: Any, /) -> None:  # noqa: ANN401 - private to concurrent.futures
+        """Take a waiter, and follow the job for it."""
+        super().append(waiter)
+        self._course.follow()
