@@ -9,15 +9,18 @@ from clustrix.build.probe import FORMAT, LINKS_AT_MOST, probe
 from clustrix.build.records import Records, key
 from clustrix.errors import BaseImageError, ImageUnavailable, UnsupportedPackage
 from clustrix.model.environment import Interpreter, Platform
+from clustrix.model.progress import SILENT
 from clustrix.oci.layout import Layout
-from clustrix.oci.manifest import DOCKER_LAYER_GZIP, OCI_LAYER_GZIP, OCI_MANIFEST, ImageConfig, Manifest
+from clustrix.oci.manifest import DOCKER_LAYER_GZIP, OCI_LAYER_GZIP, OCI_MANIFEST, ImageConfig
 from clustrix.oci.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from clustrix.model.progress import Progress
     from clustrix.oci.client import Client
+    from clustrix.oci.manifest import Descriptor, Manifest
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64"}
 _ARCHITECTURES = {machine: architecture for architecture, machine in _MACHINES.items()}
@@ -33,6 +36,7 @@ class Base:
     """
 
     reference: str | None
+    manifest_digest: str
     manifest: Manifest
     config: ImageConfig
     glibc: tuple[int, int]
@@ -42,7 +46,7 @@ class Base:
 
     @property
     def digest(self) -> str:
-        """Identify it, whatever its compression."""
+        """Identify it, whatever its compression: its config digest."""
         return self.manifest.config.digest
 
     @property
@@ -80,38 +84,51 @@ def default(minor: str) -> str:
     return f"docker.io/library/python:{minor}-slim"
 
 
-def resolve(base: str | None, *, minor: str, machine: str, client: Client, layout: Layout, cache: Path) -> Base:
+def resolve(
+    base: str | None,
+    *,
+    minor: str,
+    machine: str,
+    client: Client,
+    layout: Layout,
+    cache: Path,
+    progress: Progress = SILENT,
+) -> Base:
     """Find a base (a reference, ``oci:DIR``, ``oci:DIR:NAME`` or None for `default`) and probe it, once per digest.
 
-    Layers are brought into ``layout`` where the probe has to read them. Raises `BaseImageError`, `ImageUnavailable`,
-    `RegistryError`, `DiskFull`.
+    Its blobs are brought into ``layout``, once; a tag costs one HEAD each time. Raises `BaseImageError`,
+    `ImageUnavailable`, `RegistryError`, `DiskFull`.
     """
     if machine not in _ARCHITECTURES:
         raise UnsupportedPackage(f"no image can be made for the machine {machine!r}", remedy=_KNOWN)
     platform = f"linux/{_ARCHITECTURES[machine]}"
     base = base or default(minor)
+    reference: Reference | None = None
     if base.startswith("oci:"):
-        reference, data, source = None, *_local(base.removeprefix("oci:"), platform)
-        manifest = Manifest.parse(data)
-        for blob in manifest.blobs:
-            _copy(blob.digest, blob.size, source, layout)
+        descriptor = _copy(base.removeprefix("oci:"), platform, layout)
     else:
-        reference, data = _remote(Reference.parse(base), platform, client, layout, Records(cache))
-        manifest = Manifest.parse(data)
-        client.fetch_blob(reference, manifest.config, layout)
+        from clustrix.oci.client import pull  # speaks HTTP, which takes a while to import
+
+        reference = Reference.parse(base)
+        if reference.digest is None:
+            tagged = client.head(reference)
+            if tagged is None:
+                raise ImageUnavailable(f"the base image {base} does not exist", remedy="Name another one with --base.")
+            reference = reference.with_digest(tagged.digest)
+        descriptor = pull(client, reference, platform, layout, progress=progress)
+        reference = reference.with_digest(descriptor.digest)
+    manifest = layout.manifest(descriptor.digest)
     config = ImageConfig.parse(layout.read_blob(manifest.config.digest))
     if config.platform.split("/")[:2] != platform.split("/"):
         raise BaseImageError(f"the base image {base} is made for {config.platform}, not for {platform}")
     name = key(FORMAT, manifest.config.digest)
     found = Records(cache).get("bases", name)
     if found is None:
-        if reference is not None:
-            for layer in manifest.layers:
-                client.fetch_blob(reference, layer, layout)
         found = probe(base, manifest, config, layout)
         Records(cache).put("bases", name, found)
     return Base(
         reference=None if reference is None else str(reference),
+        manifest_digest=descriptor.digest,
         manifest=manifest,
         config=config,
         glibc=(found["glibc"][0], found["glibc"][1]),
@@ -121,38 +138,18 @@ def resolve(base: str | None, *, minor: str, machine: str, client: Client, layou
     )
 
 
-def _local(text: str, platform: str) -> tuple[bytes, Layout]:
-    # oci:DIR[:NAME], as skopeo writes it; a directory may have a colon in its own name.
-    layout, name = Layout(text), None
-    if not layout.exists() and ":" in text:
+def _copy(text: str, platform: str, layout: Layout) -> Descriptor:
+    """Bring an image of another layout into ours. ``DIR[:NAME]``, as skopeo writes it; DIR may hold colons too."""
+    source, name = Layout(text), None
+    if not source.exists() and ":" in text:
         directory, _, name = text.rpartition(":")
-        layout = Layout(directory)
-    return layout.read_blob(layout.resolve(name, platform).digest), layout
-
-
-def _copy(digest: str, size: int, source: Layout, layout: Layout) -> None:
-    if not layout.has(digest, size):
-        with source.open_blob(digest) as blob:
-            layout.put_blob(blob, digest=digest)
-
-
-def _remote(
-    reference: Reference, platform: str, client: Client, layout: Layout, records: Records
-) -> tuple[Reference, bytes]:
-    """Ask what a tag points at (one HEAD), and read manifests only if they are not known yet."""
-    if reference.digest is None:
-        descriptor = client.head(reference)
-        if descriptor is None:
-            raise ImageUnavailable(f"the base image {reference} does not exist", remedy="Name another one with --base.")
-        reference = reference.with_digest(descriptor.digest)
-    name = key(reference.digest, platform)
-    known = records.get("manifests", name)
-    if known is not None and layout.has(known["digest"]):
-        return reference.with_digest(known["digest"]), layout.read_blob(known["digest"])
-    descriptor, data = client.image(reference, platform)
-    layout.put_blob(data, digest=descriptor.digest)
-    records.put("manifests", name, {"digest": descriptor.digest})
-    return reference.with_digest(descriptor.digest), data
+        source = Layout(directory)
+    descriptor = source.resolve(name, platform)
+    for blob in (*source.manifest(descriptor.digest).blobs, descriptor):
+        if not layout.has(blob.digest, blob.size):
+            with source.open_blob(blob.digest) as file:
+                layout.put_blob(file, digest=blob.digest)
+    return descriptor
 
 
 def as_oci(manifest: Manifest) -> Manifest:

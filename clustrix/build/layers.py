@@ -27,7 +27,7 @@ from clustrix.model import wheel
 from clustrix.model.image import VENV, BuiltImage
 from clustrix.model.progress import SILENT
 from clustrix.oci.layout import CHUNK, BlobWriter, Layout
-from clustrix.oci.manifest import Descriptor, Manifest, digest_of
+from clustrix.oci.manifest import Descriptor, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -199,7 +199,7 @@ class Layers:
         links = {f"{root}/{path}": target for path, target in wheel.links(plan.base_python, plan.minor).items()}
         texts = {
             f"{root}/pyvenv.cfg": wheel.pyvenv_cfg(plan.base_python, plan.python.version),
-            LOCK_PATH.lstrip("/"): recipe.pylock.encode(),
+            LOCK_PATH.lstrip("/"): _portable(recipe).encode(),
             FINGERPRINT_PATH.lstrip("/"): f"{plan.fingerprint(packed)}\n".encode(),
         }
         scripts = {
@@ -274,7 +274,7 @@ class Layers:
             layers=(*base.layers, *made),
             annotations={
                 "org.opencontainers.image.created": created,
-                "org.opencontainers.image.base.digest": digest_of(recipe.base.manifest.encode()),
+                "org.opencontainers.image.base.digest": recipe.base.manifest_digest,
                 **origin,
                 **labels,
             },
@@ -297,7 +297,7 @@ def _key(recipe: Recipe, entries: tuple[files.Entry, ...]) -> str:
     facts: list[Any] = [
         packing.FORMAT,
         recipe.lock.digest,
-        hashlib.sha256(recipe.pylock.encode()).hexdigest(),
+        hashlib.sha256(_portable(recipe).encode()).hexdigest(),
         recipe.base.digest,
         recipe.base.reference,
         [entry.identity() for entry in entries],
@@ -310,10 +310,19 @@ def _key(recipe: Recipe, entries: tuple[files.Entry, ...]) -> str:
     return key(*facts)
 
 
+def _portable(recipe: Recipe) -> str:
+    """Give the lock file without places of this machine, which say nothing elsewhere."""
+    text = recipe.pylock
+    for package in recipe.lock.packages:
+        if package.file.url.startswith("file:"):
+            text = text.replace(package.file.url, f"file:{package.file.filename}")
+    return text
+
+
 def _refuse(recipe: Recipe) -> None:
     texts = {f"the variable {name}": value for name, value in recipe.variables}
     labels = {f"the label {name}": value for name, value in recipe.labels}
-    files.refuse_secrets({**texts, **labels, "the lock file": recipe.pylock})
+    files.refuse_secrets({**texts, **labels, "the lock file": _portable(recipe)})
 
 
 def _squeeze(codec: Codec, data: bytes) -> bytes:
