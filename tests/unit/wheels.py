@@ -46,14 +46,15 @@ def write(directory, files):
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     root = pathlib.Path("src")
-    return write(wheel_directory, {{p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*.py"))}})
+    files = sorted(root.rglob("*.py"))
+    return write(wheel_directory, {{path.relative_to(root).as_posix(): path.read_bytes() for path in files}})
 
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
     return write(wheel_directory, {{f"_editable_{{NAME}}.pth": str(pathlib.Path("src").resolve()).encode()}})
 """
 
 
-def make_wheel(  # noqa: PLR0913
+def make_wheel(
     directory: Path,
     name: str,
     version: str,
@@ -64,11 +65,17 @@ def make_wheel(  # noqa: PLR0913
     metadata: str = "",
 ) -> Path:
     """Write a wheel with a right RECORD."""
-    stem = f"{name.replace('-', '_').replace('.', '_')}-{version}"
+    module = name.replace("-", "_").replace(".", "_")
+    stem = f"{module}-{version}"
     info = f"{stem}.dist-info"
-    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {r}" for r in requires)]
+    lines = [
+        "Metadata-Version: 2.1",
+        f"Name: {name}",
+        f"Version: {version}",
+        *(f"Requires-Dist: {r}" for r in requires),
+    ]
     content = {
-        **({f"{stem.split('-')[0]}.py": f"VERSION = {version!r}\n"} if files is None else files),
+        **({f"{module}.py": f"VERSION = {version!r}\n"} if files is None else files),
         f"{info}/METADATA": "\n".join(lines) + f"\n{metadata}\nThe description.\n",
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
@@ -83,7 +90,9 @@ def make_wheel(  # noqa: PLR0913
     return path
 
 
-def make_project(directory: Path, name: str, version: str = "1.0", *, tag: str = "py3-none-any", more: str = "") -> Path:
+def make_project(
+    directory: Path, name: str, version: str = "1.0", *, tag: str = "py3-none-any", more: str = ""
+) -> Path:
     """Write a source tree that builds without any index; ``tag`` is what its wheels say they are for."""
     files = {
         "pyproject.toml": f'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'

@@ -14,8 +14,7 @@ from clustrix.errors import LockError
 from clustrix.model.environment import Platform
 from clustrix.model.lock import Lock, LockedFile, LockedPackage
 from clustrix.worker import installed
-
-from ..wheels import Venv, make_wheel, sha256
+from tests.unit.wheels import Venv, make_wheel, sha256
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 DATA = "odd_name-2.0.data"
@@ -36,14 +35,17 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("wheels")
     return {
         "odd-name": make_wheel(directory, "odd.name", "2.0", files=ODD),
-        "plain": make_wheel(directory, "plain", "1.0", tag=f"cp{MINOR.replace('.', '')}-abi3-linux_{os.uname().machine}"),
+        "plain": make_wheel(
+            directory, "plain", "1.0", tag=f"cp{MINOR.replace('.', '')}-abi3-linux_{os.uname().machine}"
+        ),
     }
 
 
 @pytest.fixture(scope="module")
 def lock(wheels: dict[str, Path]) -> Lock:
     packages = [
-        LockedPackage(name, "1", LockedFile(wheel.name, sha256(wheel), wheel.as_uri())) for name, wheel in wheels.items()
+        LockedPackage(name, "1", LockedFile(wheel.name, sha256(wheel), wheel.as_uri()))
+        for name, wheel in wheels.items()
     ]
     return Lock(MINOR, Platform("x86_64", (2, 36)), tuple(packages))
 
@@ -115,6 +117,6 @@ def test_what_is_no_wheel(tmp_path: Path) -> None:
 
 def test_only_the_standard_library_is_imported() -> None:
     source = Path(installed.__file__).parents[2]
-    code = f"import sys; sys.path[:0] = [{str(source)!r}]; from clustrix.worker import installed; installed.of_environment()"
-    argv = [sys.executable, "-I", "-S", "-c", code]
+    code = f"import sys; sys.path[:0] = [{str(source)!r}]; from clustrix.worker import installed; "
+    argv = [sys.executable, "-I", "-S", "-c", code + "installed.of_environment()"]
     subprocess.run(argv, check=True, capture_output=True, text=True)
