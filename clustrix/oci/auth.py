@@ -49,7 +49,9 @@ class Keychain:
 
     def __init__(self, path: Path | None = None) -> None:
         directory = os.environ.get("DOCKER_CONFIG")
-        self.path = path or (Path(directory) if directory else Path.home() / ".docker") / "config.json"
+        # Path.home() fails for a user without a home, as containers have them.
+        home = os.path.expanduser("~")  # noqa: PTH111
+        self.path = path or Path(directory or f"{home}/.docker") / "config.json"
 
     def find(self, registry: str) -> Credentials | None:
         """Find the login for ``host[:port]``: its own helper, then the store for all, then the file itself.

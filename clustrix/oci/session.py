@@ -317,7 +317,7 @@ def _unreachable(registry: str, doing: str, error: httpx.TransportError) -> Regi
     reason = _reason(error)
     remedy = "Check the name, the network and the proxy settings."
     if "WRONG_VERSION_NUMBER" in reason or "record layer failure" in reason:
-        remedy = "It seems to speak plain HTTP. If that is meant, say so: name it in insecure_registries."
+        remedy = "It seems to speak plain HTTP. If that is meant, say so: insecure_registry: true"
     elif "CERTIFICATE_VERIFY_FAILED" in reason:
         remedy = "If its certificate is from an authority of your own, name that in SSL_CERT_FILE."
     return RegistryError(f"{registry} cannot be reached for {doing}: {reason}", remedy=remedy)
