@@ -24,21 +24,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # What only a client does. The rest may be imported by user code inside a job.
-_LEFT_HERE = {
-    "backends",
-    "build",
-    "bundle",
-    "capture",
-    "cli",
-    "locking",
-    "oci",
-    "publish",
-    "runtimes",
-    "schedulers",
-} | {
-    "stores",
-    "transports",
-}
+_CLIENT = frozenset(
+    {"artifacts", "backends", "build", "bundle", "capture", "cli", "locking", "oci", "publish"}
+    | {"runtimes", "schedulers", "stores", "target", "transports"}
+)
+_CONTRACTS = frozenset({"stores/__init__.py", "stores/base.py"})  # which handle.py names
+
+# Modules of users say `from clustrix import job`, inside a job too.
+_PIPELINE = b"""\
+from clustrix.errors import ConfigError
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+
+    def refuse(*_, **__):
+        raise ConfigError(f"clustrix.{name} works where jobs are submitted, and this is inside of one")
+
+    return refuse
+"""
 
 _MAIN = b"""\
 import sys
@@ -50,6 +55,8 @@ from clustrix.worker.__main__ import main
 
 sys.exit(main(sys.argv))
 """
+
+_WRITTEN = {"__main__.py": _MAIN, "clustrix/pipeline.py": _PIPELINE}
 
 # Bytecode depends on what an interpreter did before, so a new one makes it, in fixed order. The hash of the source is
 # not checked when it is loaded: both lie in one file.
@@ -82,23 +89,25 @@ def _sources() -> dict[str, Path]:
     found = {f"{PRIVATE_NAME}.py": Path(source_of_cloudpickle())}
     for path in root.rglob("*.py"):
         relative = path.relative_to(root)
-        if relative.parts[0].removesuffix(".py") not in _LEFT_HERE:
+        if relative.parts[0].removesuffix(".py") not in _CLIENT or relative.as_posix() in _CONTRACTS:
             found[f"clustrix/{relative.as_posix()}"] = path
     return found
 
 
 def _key(sources: Mapping[str, Path]) -> str:
     rows = [[name, str(path), (at := path.stat()).st_mtime_ns, at.st_size] for name, path in sorted(sources.items())]
-    return hashlib.sha256(json.dumps([sys.version, _MAIN.decode(), rows]).encode()).hexdigest()[:32]
+    document = [sys.version, {name: text.decode() for name, text in _WRITTEN.items()}, rows]
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:32]
 
 
-def _entries(sources: Mapping[str, Path]) -> list[tuple[str, bytes | Path]]:
-    entries: list[tuple[str, bytes | Path]] = [("__main__.py", _MAIN), *sources.items(), *_licences()]
+def _entries(sources: Mapping[str, Path]) -> list[tuple[str, bytes]]:
     with tempfile.TemporaryDirectory() as scratch:
-        main = Path(scratch, "main.py")
-        main.write_bytes(_MAIN)
-        entries += _bytecode({**sources, "__main__.py": main}, Path(scratch))
-    return entries
+        sources = dict(sources)
+        for number, (name, text) in enumerate(_WRITTEN.items()):
+            sources[name] = Path(scratch, f"written-{number}.py")
+            sources[name].write_bytes(text)
+        bytecode = _bytecode(sources, Path(scratch))
+        return [*((name, path.read_bytes()) for name, path in sources.items()), *bytecode, *_licences()]
 
 
 def _bytecode(sources: Mapping[str, Path], scratch: Path) -> list[tuple[str, bytes]]:

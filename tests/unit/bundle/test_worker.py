@@ -57,6 +57,11 @@ def test_what_user_code_names_can_be_imported_in_a_job(bundle):
     assert str(bundle.path) in done.stdout
 
 
+def test_what_only_a_client_can_do_says_so(bundle):
+    done = inside(bundle, "from clustrix import job\njob('x')")
+    assert "ConfigError: clustrix.job works where jobs are submitted" in done.stderr
+
+
 def test_bytecode_is_what_is_run(bundle):
     code = "import clustrix.worker.payload as p; print(p.__file__, p.__loader__.get_source(p.__name__) is not None)"
     assert inside(bundle, code).stdout.split()[0].endswith("payload.pyc")
@@ -66,7 +71,7 @@ def test_an_old_python_says_what_it_needs(bundle):
     """The first file must be readable for any Python that an image may hold."""
     with zipfile.ZipFile(bundle.path) as archive:
         text = archive.read("__main__.py").decode()
-    old = "import sys; sys.version_info = (3, 8); exec(compile({!r}, 'main', 'exec'))".format(text)
+    old = f"import sys; sys.version_info = (3, 8); exec(compile({text!r}, 'main', 'exec'))"
     done = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "jobs need Python 3.10 or newer" in done.stderr
