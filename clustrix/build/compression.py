@@ -60,6 +60,7 @@ class Codec:
     media_type: str
     compressor: Callable[[], Compressor]
     decompressor: Callable[[], Decompressor]
+    error: type[Exception]
 
 
 @cache
@@ -79,7 +80,7 @@ def codec(name: str) -> Codec:
 
 
 class LayerReader(io.RawIOBase):
-    """Read a layer uncompressed, however many pieces it was compressed in; `EOFError` if the last one has no end."""
+    """Read a layer uncompressed, however many pieces it was compressed in; `ImageError` if it is damaged."""
 
     def __init__(self, blob: BinaryIO, codec: Codec) -> None:
         self._blob, self._codec = blob, codec
@@ -100,10 +101,13 @@ class LayerReader(io.RawIOBase):
             data = data or self._blob.read(_CHUNK)
             if not data:
                 if self._piece is not None:
-                    raise EOFError("a layer is cut short")
+                    raise ImageError("a layer is cut short")
                 return 0
             self._piece = self._piece or self._codec.decompressor()
-            self._ready = self._piece.decompress(data)
+            try:
+                self._ready = self._piece.decompress(data)
+            except self._codec.error as error:
+                raise ImageError(f"a layer is damaged: {error}") from error
         size = min(len(buffer), len(self._ready))
         buffer[:size], self._ready = self._ready[:size], self._ready[size:]
         return size
@@ -138,7 +142,11 @@ def _gzip() -> Codec:
 
         identity, level = f"isal-{ISAL_VERSION}-{_ISAL_LEVEL}", _ISAL_LEVEL
     return Codec(
-        identity, OCI_LAYER_GZIP, lambda: module.compressobj(level, wbits=_GZIP), lambda: module.decompressobj(_GZIP)
+        identity,
+        OCI_LAYER_GZIP,
+        lambda: module.compressobj(level, wbits=_GZIP),
+        lambda: module.decompressobj(_GZIP),
+        module.error,
     )
 
 
@@ -151,6 +159,7 @@ def _zstd() -> Codec:
             OCI_LAYER_ZSTD,
             lambda: zstd.ZstdCompressor(_ZSTD_LEVEL),
             zstd.ZstdDecompressor,
+            zstd.ZstdError,
         )
     try:
         import zstandard
@@ -161,4 +170,5 @@ def _zstd() -> Codec:
         OCI_LAYER_ZSTD,
         lambda: zstandard.ZstdCompressor(_ZSTD_LEVEL).compressobj(),
         lambda: zstandard.ZstdDecompressor().decompressobj(),
+        zstandard.ZstdError,
     )

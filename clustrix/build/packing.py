@@ -33,7 +33,7 @@ ROOT = VENV.lstrip("/")
 INTERPRETER = f"{VENV}/bin/python"
 _CHUNK = 1 << 20
 _LOCAL_HEADER = 30
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, KeyError)
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def pack(
             if alone:
                 stream.raw(tar.END)
             diff_id = stream.finish()
-    except _BROKEN as error:
+    except (*_BROKEN, deflate().error) as error:
         raise UnsupportedPackage(f"{path} cannot be read as a wheel: {error}") from error
     listed = ((), ()) if alone else (tuple(paths), tuple(sorted(stream.directories)))
     return Packed(blob.commit(), diff_id, blob.size, plan.fingerprint, plan.scripts, *listed)

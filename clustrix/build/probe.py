@@ -5,12 +5,11 @@ from __future__ import annotations
 import posixpath
 import re
 import tarfile
-import zlib
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from clustrix.build.compression import uncompressed
-from clustrix.errors import BaseImageError
+from clustrix.errors import BaseImageError, ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +75,7 @@ def probe(base: str, manifest: Manifest, config: ImageConfig, layout: Layout) ->
                 tarfile.open(fileobj=stream, mode="r|") as archive,
             ):
                 _scan(archive, tree)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, ImageError) as error:
         raise BaseImageError(f"the base image {base} cannot be read: {error}") from error
     names = {posixpath.basename(path) for path in (*tree.links, *tree.facts)}
     libc = [fact["glibc"] for fact in tree.facts.values() if "glibc" in fact]
