@@ -98,7 +98,7 @@ while [ "$round" -lt 150 ]; do
   [ -n "$family" ] || exit 0
   for process in $family; do
     case " $told " in
-      *" $process "*) [ "$round" -lt 50 ] || kill -KILL "${process%:*}" 2>/dev/null;;
+      *" $process "*) [ "$round" -lt 25 ] || kill -KILL "${process%:*}" 2>/dev/null;;
       *) kill -TERM "${process%:*}" 2>/dev/null; told="$told $process";;
     esac
   done
@@ -129,7 +129,7 @@ run() {
     echo time-limit >$ends/"$$1".note
     kill -TERM $$task
     round=0
-    while kill -0 $$task 2>/dev/null && [ $$round -lt 50 ]; do sleep 0.2; round=$$((round + 1)); done
+    while kill -0 $$task 2>/dev/null && [ $$round -lt 25 ]; do sleep 0.2; round=$$((round + 1)); done
     for process in $$(family $$task); do
       [ "$${process%:*}" = $$task ] || kill -KILL "$${process%:*}" 2>/dev/null
     done
@@ -223,7 +223,7 @@ class Process:
         return found
 
     def cancel_argv(self, native_ids: Sequence[str]) -> tuple[str, ...]:
-        """End every process of the jobs: TERM, and KILL after ten seconds; fails if one is left after thirty."""
+        """End every process of the jobs: TERM, and KILL after five seconds; fails if one is left after thirty."""
         return ("sh", "-c", _CANCEL, "sh", *native_ids)
 
     def limits_argv(self) -> tuple[str, ...] | None:
