@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,8 @@ def _unchanged(known: _Known) -> bool:
 def _key(imported: Iterable[str], travelling: Iterable[Travelling]) -> str:
     """Name what a search depends on besides the files it finds."""
     editables = [dataclasses.asdict(editable) for editable in travelling]
-    document = [_FORMAT, sys.version, sys.path, sorted(imported), editables]
+    path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 - '' is the current directory
+    document = [_FORMAT, sys.version, path, sorted(imported), editables]
     return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:32]
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # In every job: Python's own, the worker's, and what travels by value.
 _EVERYWHERE = sys.stdlib_module_names | {*sys.builtin_module_names, "clustrix", PRIVATE_NAME, "__main__", "__mp_main__"}
 
+# What compiled modules put into sys.modules for themselves.
+_CYTHON = ("_cython_", "cython_runtime")
+
 # Of a project, not of a package.
 _TOOLS = {"setup.py", "conftest.py", "noxfile.py", "tasks.py"}
 _METADATA = ("METADATA", "PKG-INFO", "entry_points.txt", "top_level.txt")
@@ -39,7 +42,7 @@ def roots(name: str) -> tuple[Root, ...] | None:
         CaptureError: it is the caller's own and is no source file; named.
 
     """
-    if name in _EVERYWHERE:
+    if name in _EVERYWHERE or name.startswith(_CYTHON):
         return ()
     spec = _spec(name)
     if spec is None:

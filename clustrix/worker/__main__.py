@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import io
 import os
+import signal
 import sys
 
 from clustrix.model.paths import JobPaths
@@ -27,6 +28,8 @@ def main(argv: list[str]) -> int:
     with open(paths.task, "rb") as file:
         task = tasks.read(file.read())
     _watch_output()
+    if os.getpid() == 1:  # in a container, where the kernel would ignore what ends any other process
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     runner = Runner(task, paths, os.path.dirname(os.path.abspath(worker)), int(number))
     variables.apply(runner.variables, cores=task.cores)
     for start, stop in claim(task, paths, int(number)):

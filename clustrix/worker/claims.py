@@ -24,14 +24,17 @@ def claim(task: Task, paths: JobPaths, number: int) -> Iterator[tuple[int, int]]
     wanted = range(len(task.slices))
     if len(task.slices) <= task.workers:
         wanted = wanted[number : number + 1]
+    taken: set[str] = set()
     while True:
-        taken = {int(name) for name in os.listdir(paths.claims)}
-        free = [place for place in wanted if place not in taken]
-        if not free:
+        taken.update(os.listdir(paths.claims))  # spares an attempt for each; what NFS shows may be old
+        for place in wanted:
+            if str(place) not in taken:
+                taken.add(str(place))
+                if _mkdir(paths, place, number):
+                    yield task.slices[place]
+                    break
+        else:
             return
-        claimed = next((place for place in free if _mkdir(paths, place, number)), None)
-        if claimed is not None:
-            yield task.slices[claimed]
 
 
 def _mkdir(paths: JobPaths, place: int, number: int) -> bool:

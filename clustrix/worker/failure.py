@@ -19,6 +19,7 @@ _SECRET_INSIDE = re.compile(rf"(?:{_WORDS})\w*['\"]?\s*[:=]", re.IGNORECASE)  # 
 _HIDDEN = "<hidden>"
 _VARIABLES = 20
 _LONGEST = 160
+_MOST_TEXT = 100_000
 
 
 def describe(error: BaseException, secrets: Collection[str] = ()) -> Failure:
@@ -32,10 +33,18 @@ def describe(error: BaseException, secrets: Collection[str] = ()) -> Failure:
     text = "".join(traceback.format_exception(type(error), error, trace))
     return Failure(
         type=f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
-        message=_message(error),
-        traceback=text,
+        message=_clip(_message(error)),
+        traceback=_clip(text),
         local_variables=_variables(trace, secrets),
     )
+
+
+def _clip(text: str) -> str:
+    """Leave out the middle of what nobody can read: it travels with every look at the job."""
+    if len(text) <= _MOST_TEXT:
+        return text
+    half = _MOST_TEXT // 2
+    return f"{text[:half]}\n[{len(text) - _MOST_TEXT} characters left out]\n{text[-half:]}"
 
 
 def _message(error: BaseException) -> str:

@@ -172,6 +172,18 @@ def test_an_unchanged_tree_is_recognised_without_reading_it(project, tmp_path, m
         sys.path.remove(str(root))
 
 
+def test_the_same_names_in_another_directory_are_other_modules(tmp_path, monkeypatch):
+    """As notebooks have it, '' on sys.path is wherever the process is."""
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    digests = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "beside_notebook.py").write_text(f"NAME = {name!r}\n")
+        monkeypatch.chdir(tmp_path / name)
+        digests.append(code.collect(["beside_notebook"], (), tmp_path / "cache").digest)
+    assert digests[0] != digests[1]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -106,6 +106,12 @@ def test_an_exception_that_cannot_be_rebuilt_brings_everything_in_text(acted):
     assert "last words" in str(error)
 
 
+def test_what_nobody_can_read_does_not_travel_twice(acted):
+    """The exception is whole; its description, which every look at the job fetches, is not."""
+    assert len(str(error_of(acted, "long_error"))) == 1_000_000
+    assert Path(acted[1].outcome(acted[2]["long_error"])).stat().st_size < 250_000
+
+
 def test_notes_arrive(acted):
     if hasattr(Exception, "add_note"):
         assert error_of(acted, "noted_error").__notes__ == ["a note from there"]

@@ -117,6 +117,10 @@ def noted_error():
     raise error
 
 
+def long_error():
+    raise ValueError("x" * 1_000_000)
+
+
 def wrong_call(missing):
     return missing
 
@@ -141,6 +145,7 @@ ACTIONS = {
         coroutine_result,
         system_error_code,
         noted_error,
+        long_error,
         wrong_call,
     )
 }
