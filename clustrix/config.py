@@ -225,6 +225,14 @@ def home() -> Path:
     return Path(os.environ.get("CLUSTRIX_HOME") or Path.home() / ".clustrix")
 
 
+def cache_directory() -> Path:
+    """Place what can be made again: below CLUSTRIX_STATE_DIR, else clustrix in XDG_CACHE_HOME or ``~/.cache``."""
+    if own := os.environ.get("CLUSTRIX_STATE_DIR"):
+        return Path(own) / "cache"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "clustrix"
+
+
 def _project(start: Path) -> Iterator[Path]:
     """Walk up to the top of the project: a version-control directory, the home directory, or the root."""
     for directory in (start, *start.parents):

@@ -12,14 +12,15 @@ from clustrix.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from clustrix.handle import Job, JobArray
-    from clustrix.model.image import BuiltImage
-
     # Python 3.10 has neither; nothing of this runs.
     from typing_extensions import ParamSpec
 
+    from clustrix.handle import Job, JobArray
+    from clustrix.inplace import InPlaceArray, InPlaceJob
+    from clustrix.model.image import BuiltImage
+
     P = ParamSpec("P")
-    R = TypeVar("R", covariant=True)
+    R = TypeVar("R")
 else:
     # dataclasses, inspect and typing's rest cost more than this whole module: it must be cheap to import.
     P = TypeVar("P")
@@ -50,42 +51,48 @@ class RemoteFunction(Generic[P, R]):
 
         return pipeline.call(self._function, (*self._bound, *args), kwargs, self._options)  # type: ignore[no-any-return]
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job | InPlaceJob:
         """Start it there and return at once. The Job survives this process."""
+        if self._in_place():
+            from clustrix.inplace import InPlaceJob
+
+            return InPlaceJob(self.local, args, kwargs)
         from clustrix import pipeline
 
-        if self._in_place():
-            return pipeline.in_place(self.local, [(args, kwargs)])[0]
         return pipeline.submit(self._function, (*self._bound, *args), kwargs, self._options)
 
-    def map(self, *iterables: Iterable[Any], chunksize: int | None = None, max_parallel: int | None = None) -> JobArray:
+    def map(
+        self, *iterables: Iterable[Any], chunksize: int | None = None, max_parallel: int | None = None
+    ) -> JobArray | InPlaceArray:
         """Call it once per item (of several iterables: per tuple, as ``map`` does) in ONE submission.
 
         Items are shared out in ranges that shrink towards the end; ``chunksize`` fixes the range, one task each.
         """
-        return self.starmap(zip(*iterables), chunksize=chunksize, max_parallel=max_parallel)
+        return self.starmap(zip(*iterables, strict=False), chunksize=chunksize, max_parallel=max_parallel)
 
     def starmap(
         self, arguments: Iterable[Iterable[Any]], *, chunksize: int | None = None, max_parallel: int | None = None
-    ) -> JobArray:
+    ) -> JobArray | InPlaceArray:
         """Call it once per tuple of arguments in ONE submission; see `map`."""
-        from clustrix import pipeline
-
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((*self._bound, *args), {}) for args in arguments]
         if self._in_place():
-            return pipeline.in_place(self._function, calls)
+            from clustrix.inplace import InPlaceArray
+
+            return InPlaceArray(self._function, calls)
+        from clustrix import pipeline
+
         options = self._options if max_parallel is None else {**self._options, "max_parallel": max_parallel}
         return pipeline.submit_many(self._function, calls, options, chunksize=chunksize)
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here, in this process."""
-        return self._function(*self._bound, *args, **kwargs)  # type: ignore[arg-type] - the object comes first
+        return self._function(*self._bound, *args, **kwargs)  # type: ignore[arg-type]
 
     def build(self) -> BuiltImage | None:
         """Make what its calls would run in, so that the first one need not; None where no image is needed."""
         from clustrix import pipeline
 
-        return pipeline.prepare(self._options, self._function).image
+        return pipeline.prepare(pipeline.resolve(self._options)).image
 
     def options(self, **options: object) -> RemoteFunction[P, R]:
         """Give the same function with other options."""
@@ -98,12 +105,14 @@ class RemoteFunction(Generic[P, R]):
         return f"<cluster function {self.__module__}.{self.__qualname__}>"  # type: ignore[attr-defined]
 
     def __reduce__(self) -> str | tuple[object, ...]:
-        # By reference where the module knows it under its name; else (a bound method, for one) what it is made of.
-        found: object = sys.modules.get(self.__module__)
+        # By reference, where a module has it under its name; its options and its object apart; else what it is made of.
+        found: object = sys.modules.get(self.__module__) if self.__module__ != "__main__" else None
         for name in self.__qualname__.split("."):  # type: ignore[attr-defined]
             found = getattr(found, name, None)
-        if found is self and self.__module__ != "__main__":
+        if found is self:
             return str(self.__qualname__)  # type: ignore[attr-defined]
+        if isinstance(found, RemoteFunction) and found._function is self._function:
+            return _varied, (found, self._options, self._bound)
         return RemoteFunction, (self._function, self._options, self._bound)
 
     def _in_place(self) -> bool:
@@ -117,6 +126,10 @@ class RemoteFunction(Generic[P, R]):
             return False
         _say_once()
         return True
+
+
+def _varied(named: RemoteFunction[P, R], options: dict[str, object], bound: tuple[object, ...]) -> RemoteFunction[P, R]:
+    return RemoteFunction(named._function, options, bound)
 
 
 @overload
@@ -141,11 +154,11 @@ def cluster(function: Any = None, /, **options: object) -> Any:
 
 
 def _decorate(options: dict[str, object], function: Any) -> RemoteFunction[Any, Any]:  # noqa: ANN401 - what was decorated
+    if isinstance(function, (classmethod, staticmethod)):
+        raise ConfigError(
+            f"@cluster stands above @{type(function).__name__}", remedy="Put @cluster directly above the function."
+        )
     if not callable(function):
-        if isinstance(function, (classmethod, staticmethod)):
-            raise ConfigError(
-                f"@cluster stands above @{type(function).__name__}", remedy="Put @cluster directly above the function."
-            )
         raise ConfigError(f"@cluster needs a function, not {function!r}")
     return RemoteFunction(function, options)
 
@@ -172,7 +185,7 @@ def _say_once() -> None:
     global _said  # noqa: PLW0603 - once a process
     if not _said:
         _said = True
-        print(  # noqa: T201 - a sentence for the person at the terminal
+        print(
             "clustrix: no target is configured, so calls run in this process (target='local' isolates them; "
             "clustrix.yml names others)",
             file=sys.stderr,

@@ -75,10 +75,10 @@ class LazyGroup(click.Group):
             from difflib import get_close_matches
 
             if near := get_close_matches(args[0], _COMMANDS, n=1):
-                error.message += f" Did you mean {near[0]!r}?"
+                raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
             raise
 
-    def main(self, *args: Any, **options: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's signature
         """Run the command line; errors are a sentence, a remedy and an exit status, as the end of ``--help`` says."""
         try:
             sys.exit(super().main(*args, **{"prog_name": "clustrix", **options, "standalone_mode": False}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ import click
 from clustrix import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 _STATUSES: tuple[tuple[type[errors.ClustrixError], int], ...] = (
     (errors.ConfigError, 2),
@@ -67,7 +66,7 @@ def complete_jobs(_context: object, _parameter: object, incomplete: str) -> list
     """Complete job ids, newest first."""
     from clustrix.journal import Journal
 
-    return [str(record.id) for record in Journal().records() if str(record.id).startswith(incomplete)]
+    return [str(record.id) for record in Journal().list() if str(record.id).startswith(incomplete)]
 
 
 def complete_targets(_context: object, _parameter: object, incomplete: str) -> list[str]:
@@ -79,7 +78,9 @@ def complete_targets(_context: object, _parameter: object, incomplete: str) -> l
 
 def job_argument(**options: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - click's own parameters
     """Take a job id, completed from the journal."""
-    return click.argument("job_id" if options.get("nargs", 1) == 1 else "job_ids", shell_complete=complete_jobs, **options)
+    return click.argument(
+        "job_id" if options.get("nargs", 1) == 1 else "job_ids", shell_complete=complete_jobs, **options
+    )
 
 
 target_option = click.option(

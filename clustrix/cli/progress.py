@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from clustrix.cli.output import on_terminal
-from clustrix.model.progress import SILENT, Bar, Progress
+from clustrix.model.progress import SILENT, Bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,15 +39,27 @@ class Screen:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Progress]:
-    """Give what draws, for as long as the context lasts; what was drawn is wiped away at its end."""
+def shown() -> Iterator[None]:
+    """Draw the progress of this process, as long as the context lasts; what was drawn is wiped away at its end."""
+    from clustrix import pipeline
+
     if not on_terminal():
-        yield SILENT
+        yield
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as screen:
-        yield Screen(screen)
+        pipeline.progress = Screen(screen)
+        try:
+            yield
+        finally:
+            pipeline.progress = SILENT

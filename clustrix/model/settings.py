@@ -178,6 +178,9 @@ class ClusterConfig:
     username: str | None = _setting("text", "The account there.", scope="target")
     password: str | None = _setting("text", "Its password, where keys are not accepted.", scope="target", secret=True)
     key_file: str | None = _setting("path", "The private key, beside those of the agent.", scope="target")
+    ssh_config: str | None = _setting(
+        "path", "The OpenSSH configuration to read, instead of `~/.ssh/config`.", scope="target"
+    )
     root: str | None = _setting(
         "text",
         "The directory of the target where everything of clustrix lies; compute nodes must see it. "
@@ -190,10 +193,12 @@ class ClusterConfig:
     image: object = _setting(
         "image", "What a call runs in: an image reference, a `.sif` path or an `Image`. Unset: what `environment` says."
     )
-    environment: str | None = _setting(
-        "path",
-        "What is locked and baked: a `uv.lock`, `pylock.toml`, `requirements.txt` or a script with inline metadata. "
-        "Unset: what is installed beside the running interpreter.",
+    environment: str = _setting(
+        "text",
+        "What is locked and baked: `interpreter`, what is installed beside the running one; a `uv.lock`, `pylock.toml`, "
+        "`requirements.txt` or a script with inline metadata (PEP 723); or `auto`, the first of these files in the "
+        "working directory or above it, else the interpreter.",
+        "interpreter",
     )
     base: str | None = _setting(
         "text", "The base image: a reference, or `oci:DIRECTORY`.", scope="target", aliases=("base_image",)

@@ -1,0 +1,263 @@
+"""What a job runs in, as far as this machine makes it: sources, locks and images, each made once and remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clustrix import locking
+from clustrix.build import baseimage
+from clustrix.build.base import Recipe
+from clustrix.build.layers import Layers
+from clustrix.build.records import Records, key
+from clustrix.capture import packages, sources
+from clustrix.config import cache_directory
+from clustrix.errors import ConfigError, ImageUnavailable
+from clustrix.model.environment import Environment
+from clustrix.model.image import VENV, BuiltImage, Image, ImageSource
+from clustrix.model.lock_record import dump, load
+from clustrix.model.progress import SILENT
+from clustrix.model.source import ProjectSource
+from clustrix.oci.client import Client
+from clustrix.oci.layout import Layout
+from clustrix.oci.manifest import ImageConfig, Manifest
+from clustrix.oci.reference import Reference
+from clustrix.worker import installed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clustrix.build.base import BuildResult
+    from clustrix.build.baseimage import Base
+    from clustrix.model.environment import Platform
+    from clustrix.model.lock import Lock, LockResult
+    from clustrix.model.progress import Progress
+    from clustrix.model.settings import ClusterConfig
+    from clustrix.model.source import Source
+
+_FORMAT = 1  # changes when the same question gets another answer
+_LABELS = ("dev.clustrix.python", "dev.clustrix.fingerprint", "dev.clustrix.lock")
+
+
+@cache
+def client(*, insecure: bool = False) -> Client:
+    """Speak with registries over one set of connections; ``insecure`` allows plain HTTP."""
+    return Client(insecure=insecure)
+
+
+def layout() -> Layout:
+    """Give the layout that holds every image built here."""
+    return Layout(cache_directory() / "oci")
+
+
+def builder() -> Layers:
+    """Give the builder that needs no daemon."""
+    return Layers(layout(), cache_directory() / "build")
+
+
+def records() -> Records:
+    """Give what was found out before."""
+    return Records(cache_directory())
+
+
+def described(config: ClusterConfig) -> Image | str:
+    """Say what a call runs in: an image to make or to find, or the path of a SIF."""
+    image = config.image
+    if isinstance(image, Image):
+        return image
+    if isinstance(image, str):
+        return image if image.endswith(".sif") else Image.from_registry(image)
+    if config.environment == sources.INTERPRETER:
+        return Image.from_environment()
+    return Image.from_lock(config.environment)
+
+
+def source(image: Image, directory: Path, *, script: Path | None = None) -> Source:
+    """Find what an image's lock is made from."""
+    choice = sources.INTERPRETER if image.source is ImageSource.ENVIRONMENT else image.location or sources.AUTO
+    return sources.choose(
+        choice,
+        directory,
+        script=script,
+        extras=image.extras,
+        groups=image.groups,
+        cache=cache_directory() / "captures",
+    )
+
+
+def lock(
+    found: Source, platform: Platform, python: str, *, requirements: tuple[str, ...] = (), refresh: bool = False
+) -> LockResult:
+    """Lock a source, or give the lock that the same question was answered with before."""
+    name = key(_FORMAT, _identity(found), str(platform), python, requirements)
+    known = None if refresh else records().get("locks", name)
+    if known is not None:
+        try:
+            return load(known)
+        except (KeyError, TypeError, ValueError):  # written by another version
+            pass
+    result = locking.lock(
+        found, platform, python, cache=cache_directory() / "locking", requirements=requirements, refresh=refresh
+    )
+    records().put("locks", name, dump(result))
+    return result
+
+
+def _identity(found: Source) -> object:
+    """Say all that decides on a lock: what is installed, or the text of files."""
+    if isinstance(found, Environment):
+        return ["interpreter", packages.stamp()]
+    names = ("uv.lock", "pyproject.toml") if isinstance(found, ProjectSource) else ("",)
+    place = Path(found.directory if isinstance(found, ProjectSource) else found.path)
+    paths = [place / name if name else place for name in names]
+    texts = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
+    return [type(found).__name__, dataclasses.asdict(found), texts]
+
+
+def here() -> Platform:
+    """Give this machine's platform.
+
+    Raises:
+        ConfigError: it is one that nothing can be locked for.
+
+    """
+    platform = installed.platform()
+    if platform is None:
+        raise ConfigError(
+            "environments for this machine itself are made on Linux with glibc only",
+            remedy="Use a container: runtime: docker, or another target.",
+        )
+    return platform
+
+
+def base(name: str | None, *, minor: str, machine: str, insecure: bool = False) -> Base:
+    """Find and probe a base image."""
+    return baseimage.resolve(
+        name,
+        minor=minor,
+        machine=machine,
+        client=client(insecure=insecure),
+        layout=layout(),
+        cache=cache_directory() / "build",
+    )
+
+
+def recipe(image: Image, result: Lock, on: Base, *, compression: str = "gzip", bytecode: bool = True) -> Recipe:
+    """Say everything that decides on the image of a lock."""
+    return Recipe(
+        lock=result,
+        pylock=locking.write(result),
+        base=on,
+        files=image.files,
+        variables=image.variables,
+        compression=compression,
+        bytecode=bytecode,
+    )
+
+
+def build(order: Recipe, *, progress: Progress = SILENT) -> BuildResult:
+    """Make an image, or find the one made before; only wheels that were never packed are fetched."""
+    maker = builder()
+    found = maker.find(order)
+    if found is not None:
+        return found
+    return maker.build(order, fetch(replace(order.lock, packages=maker.missing(order)), progress), progress=progress)
+
+
+def fetch(wanted: Lock, progress: Progress = SILENT) -> dict[str, Path]:
+    """Bring wheels here, and remember what each will be once it is installed."""
+    wheels = locking.fetch(wanted, cache_directory(), progress)
+    for package in wanted.packages:
+        if records().get("wheels", package.file.sha256) is None:
+            mark = installed.of_wheel(wheels[package.name])
+            records().put("wheels", package.file.sha256, {"fingerprint": mark})
+    return wheels
+
+
+def fingerprints(wanted: Lock) -> Mapping[str, str] | None:
+    """Give the fingerprint of every package of a lock by name; None where a wheel has never been here."""
+    name = wanted.digest.partition(":")[2]
+    known = records().get("fingerprints", name)
+    if known is not None:
+        return known
+    rows = {}
+    for package in wanted.packages:
+        found = records().get("wheels", package.file.sha256)
+        if found is None:
+            return None
+        rows[package.name] = str(found["fingerprint"])
+    records().put("fingerprints", name, rows)
+    return rows
+
+
+def existing(reference: str, *, minor: str, machine: str, insecure: bool = False) -> BuiltImage:
+    """Find an image of a registry, by digest, and what is known of its environment.
+
+    Images that we built say it in their labels; of others the Python is looked for, once per digest.
+    """
+    found = Reference.parse(reference)
+    platform = "linux/" + {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+    speaker = client(insecure=insecure)
+    at = speaker.head(found)
+    if at is None:
+        raise ImageUnavailable(f"the image {found} does not exist", remedy="Check its name, or push it first.")
+    name = key(str(found.with_digest(at.digest)), platform, minor)
+    if (known := records().get("existing", name)) is not None:
+        return BuiltImage(**known)
+    descriptor, data = speaker.image(found, platform)
+    fixed = found.with_digest(descriptor.digest)
+    manifest = Manifest.parse(data)
+    settings = ImageConfig.parse(speaker.read_blob(fixed, manifest.config))
+    python, fingerprint, lock_digest = (settings.labels.get(label) for label in _LABELS)
+    interpreter = f"{VENV}/bin/python"
+    if python is None:
+        probed = base(str(fixed), minor=minor, machine=machine, insecure=insecure)
+        interpreter, there = probed.python(minor)
+        python = there.minor
+    image = BuiltImage(
+        config_digest=manifest.config.digest,
+        manifest_digest=descriptor.digest,
+        platform=settings.platform,
+        python=python,
+        interpreter=interpreter,
+        fingerprint=fingerprint,
+        lock_digest=lock_digest,
+        reference=str(fixed),
+    )
+    records().put("existing", name, dataclasses.asdict(image))
+    return image
+
+
+def pushed(image: BuiltImage, repository: str, *, insecure: bool = False, progress: Progress = SILENT) -> BuiltImage:
+    """Bring an image to the repository that a target pulls from; one HEAD when it is there."""
+    from clustrix.publish import destination
+
+    tag = (image.lock_digest or image.config_digest).partition(":")[2][:32]
+    sent = destination(f"{repository}:{tag}", client=client(insecure=insecure))
+    return replace(image, reference=sent.publish(image, layout(), progress=progress).reference)
+
+
+class Wheels(Mapping[str, Path]):
+    """Bring the wheels of a lock here when the first of them is asked for; by normalised name."""
+
+    def __init__(self, wanted: Lock, progress: Progress = SILENT) -> None:
+        self._lock = wanted
+        self._progress = progress
+
+    @cached_property
+    def _wheels(self) -> dict[str, Path]:
+        return fetch(self._lock, self._progress)
+
+    def __getitem__(self, name: str) -> Path:
+        return self._wheels[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(package.name for package in self._lock.packages)
+
+    def __len__(self) -> int:
+        return len(self._lock.packages)

@@ -1,0 +1,155 @@
+"""``clustrix doctor``: one list of checks, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from clustrix import config
+from clustrix.cli import output
+from clustrix.errors import ClustrixError
+from clustrix.model.settings import spellings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from clustrix.model.settings import ClusterConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Say what a check found: ``ok``, ``note`` (works, but look) or ``fail``."""
+
+    check: str
+    status: str
+    found: str
+    remedy: str | None = None
+
+
+_MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "fail": ("FAIL", "red")}
+_OLDEST = (3, 10)
+_LITTLE = 2 << 30  # bytes
+_OWN_VARIABLES = ("CLUSTRIX_CONFIG", "CLUSTRIX_HOME", "CLUSTRIX_STATE_DIR", "CLUSTRIX_DEBUG", "CLUSTRIX_IN_JOB")
+
+
+@click.command("doctor")
+@output.target_option
+@output.as_json
+def command(target: str | None, *, as_json: bool) -> None:
+    r"""Check what is needed, and say how to mend it. Ends with 1 if a check failed.
+
+    \b
+    Examples:
+      clustrix doctor                  this machine, and every configured target
+      clustrix doctor --target hpc     this machine and that target
+    """
+    findings = []
+    for finding in _all(target):
+        findings.append(finding)
+        if not as_json:
+            _show(finding)
+    if as_json:
+        output.emit([asdict(finding) for finding in findings])
+    if any(finding.status == "fail" for finding in findings):
+        click.get_current_context().exit(1)
+
+
+def _show(finding: Finding) -> None:
+    word, colour = _MARKS[finding.status]
+    click.echo(f"{click.style(word.ljust(4), fg=colour)}  {finding.check}: {finding.found}")
+    if finding.remedy and finding.status != "ok":
+        click.echo(f"      {finding.remedy}")
+
+
+def _all(target: str | None) -> Iterator[Finding]:
+    for check in (_python, _uv, _configuration, _state, _engine):
+        yield from _guarded(check.__name__.strip("_"), check)
+    try:
+        current = config.load()
+        configured = [name for name in current.target_names if name != config.LOCAL]
+        for name in [target] if target else configured or [config.LOCAL]:
+            settings_of = current.resolve(name)
+            yield from _guarded(f"target {name}", lambda found=settings_of: _target(found))  # type: ignore[misc]
+    except ClustrixError as error:
+        if target:
+            yield Finding(f"target {target}", "fail", error.message, error.remedy)
+
+
+def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except ClustrixError as error:
+        yield Finding(name, "fail", error.message, error.remedy)
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info[:2] >= _OLDEST and sys.implementation.name == "cpython"
+    yield Finding(
+        "python",
+        "ok" if good else "fail",
+        f"{sys.implementation.name} {version}, {sys.executable}",
+        "Use CPython 3.10 or newer.",
+    )
+
+
+def _uv() -> Iterator[Finding]:
+    from clustrix.locking import uv
+
+    program = uv.find()
+    yield Finding("uv", "ok", f"{uv.check_version(program)}, {program}")
+
+
+def _configuration() -> Iterator[Finding]:
+    current = config.load()
+    files = ", ".join(str(path) for path in config.discover()) or "no file"
+    yield Finding("configuration", "ok", f"{files}; targets: {', '.join(current.target_names)}")
+    known = {*_OWN_VARIABLES, *(f"CLUSTRIX_{word.upper()}" for word in spellings())}
+    for name in sorted(set(os.environ) - known):
+        if name.startswith("CLUSTRIX_"):
+            yield Finding("environment", "note", f"${name} is not read by anything", "Unset it, or mend its spelling.")
+
+
+def _state() -> Iterator[Finding]:
+    from clustrix.journal import state_directory
+
+    directory = state_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK):
+        yield Finding(
+            "state", "fail", f"{directory} cannot be written", "Set CLUSTRIX_STATE_DIR to a directory of yours."
+        )
+        return
+    free = shutil.disk_usage(directory).free
+    yield Finding(
+        "state",
+        "ok" if free > _LITTLE else "note",
+        f"{directory}, {free / 2**30:.1f} GB free",
+        "Images and environments need room: set CLUSTRIX_STATE_DIR to a larger disk.",
+    )
+
+
+def _engine() -> Iterator[Finding]:
+    from clustrix.target import answering_engine
+
+    name, why = answering_engine()
+    if name:
+        yield Finding("engine", "ok", f"{name} answers: {why}")
+    else:
+        yield Finding(
+            "engine",
+            "note",
+            f"none answers: {why}",
+            "Local jobs use virtual environments. For containers start Docker, and: pip install 'clustrix[docker]'",
+        )
+
+
+def _target(found: ClusterConfig) -> Iterator[Finding]:
+    from clustrix import target
+
+    yield from (Finding(*row) for row in target.examine(found))

@@ -1,0 +1,330 @@
+"""One target, put together: backend x runtime x transport x store, out of its settings and the registry of plug-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clustrix import config as configuration
+from clustrix import registry
+from clustrix.errors import ClustrixError, ConfigError, TransportError, UnknownOption
+from clustrix.handle import Site
+from clustrix.journal import state_directory
+from clustrix.model.paths import SitePaths
+from clustrix.model.settings import ClusterConfig, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from clustrix.backends.base import Backend
+    from clustrix.model.job import JobRecord
+    from clustrix.runtimes.base import Runtime
+    from clustrix.stores.base import Store
+    from clustrix.transports.base import Transport
+
+PLAIN = "process"
+"""The scheduler of hosts that have none; the backends `local` and `ssh` are that one over two transports."""
+_TASKS = 32
+"""Tasks of a map on a scheduler, where neither ``chunksize`` nor ``max_parallel`` says how many."""
+_FACT_NAMES = ("home", "machine", "cores")
+_FACTS = 'printf "\\n%s\\n%s\\n%s\\n" "$HOME" "$(uname -m)" "$(getconf _NPROCESSORS_ONLN || echo 1)"'
+_DOCKER_SOCKET = "/var/run/docker.sock"
+_UNIX = "unix://"
+
+
+_targets: dict[str, Target] = {}
+_no_containers = False
+
+
+def of(config: ClusterConfig) -> Target:
+    """Give the target of these settings, one for the whole process: jobs of a target are followed together."""
+    place = {name: getattr(config, name) for name, row in settings().items() if row.scope != "call"}
+    key = json.dumps([place, _no_containers])
+    if key not in _targets:
+        _targets[key] = Target(ClusterConfig(**place))
+    return _targets[key]
+
+
+def of_record(record: JobRecord) -> Target:
+    """Give the target that a job went to, as it was then; a password comes from the configuration of now."""
+    table = settings()
+    place = {name: table[name].parse(value) for name, value in record.target.items() if table[name].scope != "call"}
+    current = configuration.load()
+    if record.id.target in current.target_names:
+        place["password"] = current.resolve(record.id.target).password
+    return of(ClusterConfig(**{**place, "target": record.id.target, "root": record.root}))
+
+
+def avoid_containers() -> None:
+    """Choose ``venv`` from now on where nothing is configured."""
+    global _no_containers  # noqa: PLW0603 - a process finds out once
+    _no_containers = True
+
+
+@dataclass(frozen=True)
+class Target:
+    """Hold a target's settings and open what they name when it is first needed."""
+
+    config: ClusterConfig
+
+    def __post_init__(self) -> None:
+        known = ("local", "ssh", *(name for name in registry.names("schedulers") if name != PLAIN))
+        if self.config.backend not in known:
+            raise UnknownOption("backend", self.config.backend, known)
+        registry_check("transports", self.transport_name)
+        if self.config.runtime is not None:
+            registry_check("runtimes", self.config.runtime)
+        self._refuse_the_impossible()
+
+    @property
+    def name(self) -> str:
+        """Name the target."""
+        return self.config.target or configuration.LOCAL
+
+    @property
+    def here(self) -> bool:
+        """Tell whether jobs are submitted on this machine."""
+        return self.transport_name == "local"
+
+    @property
+    def transport_name(self) -> str:
+        """Name the transport: as configured, else by whether there is a host."""
+        if self.config.transport:
+            return self.config.transport
+        return "local" if self.config.host is None and self.config.backend != "ssh" else "ssh"
+
+    @cached_property
+    def transport(self) -> Transport:
+        """Open the way to the host; nothing is sent yet."""
+        kind = registry.load("transports", self.transport_name)
+        if self.here:
+            opened: Transport = kind()
+            return opened
+        settings = self.config
+        reached: Transport = kind(
+            settings.host,
+            port=settings.port,
+            username=settings.username,
+            password=settings.password,
+            key_file=settings.key_file,
+            config_file=settings.ssh_config,
+        )
+        return reached
+
+    @cached_property
+    def site(self) -> SitePaths:
+        """Give the paths below the target's root."""
+        if self.config.root and not self.config.root.startswith("~"):
+            return SitePaths(self.config.root.rstrip("/"))
+        if self.here:
+            own = Path(self.config.root).expanduser() if self.config.root else state_directory() / "site"
+            return SitePaths(str(own.absolute()))
+        below = self.config.root.removeprefix("~").strip("/") if self.config.root else ".clustrix"
+        return SitePaths(f"{self.facts['home']}/{below}")
+
+    @cached_property
+    def machine(self) -> str:
+        """Name the architecture that jobs run on, as uname does."""
+        if self.config.platform:
+            return machine_of(self.config.platform)
+        return os.uname().machine if self.here else self.facts["machine"]
+
+    @cached_property
+    def facts(self) -> Mapping[str, str]:
+        """Ask the host once for its home directory, architecture and cores; remembered from then on."""
+        from clustrix.build.records import Records, key
+
+        records = Records(configuration.cache_directory())
+        name = key(self.transport.address)
+        known = records.get("sites", name)
+        if known is None:
+            done = self.transport.run(_FACTS)
+            lines = done.stdout.decode(errors="replace").strip().splitlines()[-len(_FACT_NAMES) :]
+            if done.returncode != 0 or len(lines) != len(_FACT_NAMES) or not lines[0].startswith("/"):
+                said = done.stderr.decode(errors="replace").strip()
+                raise TransportError(f"{self.transport.address} does not tell its home directory: {said or lines}")
+            known = dict(zip(_FACT_NAMES, lines, strict=True))
+            records.put("sites", name, known)
+        return known
+
+    def room(self, cores: int) -> int:
+        """Say how many tasks of so many cores may run at a time where nothing else is said."""
+        if not self.plain:
+            return _TASKS
+        there = os.cpu_count() or 1 if self.here else int(self.facts["cores"])
+        return max(1, there // cores)
+
+    @property
+    def chosen_by_itself(self) -> bool:
+        """Tell whether nobody configured the runtime of this machine."""
+        return self.config.runtime is None and self.here and self.plain
+
+    @cached_property
+    def _automatic(self) -> tuple[str, str]:
+        if _no_containers:
+            return "venv", "no base image can be had"
+        return automatic_runtime()
+
+    @property
+    def why(self) -> str:
+        """Say why the runtime was chosen."""
+        return self._automatic[1]
+
+    @cached_property
+    def runtime_name(self) -> str:
+        """Name the runtime: as configured, else what there is here, else apptainer."""
+        return self.config.runtime or (self._automatic[0] if self.chosen_by_itself else "apptainer")
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """Open the runtime."""
+        opened: Runtime = registry.load("runtimes", self.runtime_name)()
+        return opened
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Open the backend."""
+        from clustrix.backends.batch import BatchBackend
+
+        dialect = registry.load("schedulers", PLAIN if self.plain else self.config.backend)
+        return BatchBackend(dialect(), self.transport, self.site.root)
+
+    @cached_property
+    def store(self) -> Store:
+        """Open the store."""
+        from clustrix.stores.directory import DirectoryStore
+
+        return DirectoryStore(self.transport, self.site.root)
+
+    @cached_property
+    def jobs(self) -> Site:
+        """Give what drives and finds jobs here."""
+        return Site(self.backend, self.store)
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether jobs are processes of a host without a scheduler."""
+        return self.config.backend in {"local", "ssh"}
+
+    def _refuse_the_impossible(self) -> None:
+        name, settings = self.name, self.config
+        if settings.backend == "local" and not self.here:
+            raise ConfigError(
+                f"target {name}: backend 'local' is this machine, and transport {self.transport_name!r} is not",
+                remedy="Use backend: ssh, or leave host and transport out.",
+            )
+        if settings.backend == "ssh" and self.here:
+            raise ConfigError(
+                f"target {name}: backend 'ssh' cannot use transport 'local'", remedy="Use backend: local."
+            )
+        if self.here and settings.host is not None:
+            raise ConfigError(
+                f"target {name}: host {settings.host!r} is not reached by transport 'local'",
+                remedy="Use transport: ssh, or leave host out.",
+            )
+        if not self.here and settings.host is None:
+            raise ConfigError(f"target {name}: transport {self.transport_name!r} needs a host", remedy="Set host.")
+        if settings.runtime == "venv" and not self.here:
+            raise ConfigError(
+                f"target {name}: runtime 'venv' makes environments of this machine's Python, not of {settings.host}'s",
+                remedy="Use runtime: apptainer, docker or podman.",
+            )
+
+
+def registry_check(kind: str, name: str) -> None:
+    """Refuse a plug-in that does not exist, without importing those that do."""
+    if name not in registry.names(kind):
+        raise UnknownOption(kind.removesuffix("s"), name, registry.names(kind))
+
+
+def machine_of(platform: str) -> str:
+    """Turn ``linux/amd64`` into uname's word."""
+    machines = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
+    if platform not in machines:
+        raise UnknownOption("platform", platform, tuple(machines))
+    return machines[platform]
+
+
+def automatic_runtime() -> tuple[str, str]:
+    """Choose for this machine: (``docker`` or ``venv``, why)."""
+    engine, why = answering_engine()
+    return (engine, why) if engine else ("venv", why)
+
+
+def answering_engine() -> tuple[str | None, str]:
+    """Find an engine of this machine that answers and that we can speak with: (its runtime's name or None, why)."""
+    from importlib.util import find_spec
+
+    if find_spec("docker") is None:
+        return None, "the package docker is not installed"
+    address = os.environ.get("DOCKER_HOST") or f"{_UNIX}{_DOCKER_SOCKET}"
+    if not address.startswith(_UNIX):
+        return None, f"DOCKER_HOST={address} is another machine"
+    path = address.removeprefix(_UNIX)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(2)
+            connection.connect(path)
+            connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")
+            answer = connection.recv(4096)
+    except (OSError, AttributeError) as error:
+        return None, f"{path}: {error}"
+    return ("docker", path) if b" 200 " in answer.split(b"\r\n", 1)[0] else (None, f"{path} gave no good answer")
+
+
+def examine(config: ClusterConfig) -> Iterator[tuple[str, str, str, str | None]]:
+    """Check one target: (check, ``ok``/``note``/``fail``, what was found, remedy)."""
+    target = Target(config)
+    name = f"target {target.name}"
+    runtime = target.runtime_name
+    why = f" ({automatic_runtime()[1]})" if config.runtime is None and target.here else ""
+    yield name, "ok", f"{config.backend} over {target.transport_name}, runtime {runtime}{why}", None
+    try:
+        done = target.transport.run('printf "%s" "$(uname -n)"', timeout=60)
+        yield f"{name}: host", "ok", done.stdout.decode(errors="replace").strip() or target.transport.address, None
+    except ClustrixError as error:
+        yield f"{name}: host", "fail", error.message, error.remedy
+        return
+    yield from _examine_root(target, name)
+    yield from _examine_commands(target, name)
+
+
+def _examine_root(target: Target, name: str) -> Iterator[tuple[str, str, str, str | None]]:
+    from shlex import quote
+
+    root = quote(target.site.root)
+    done = target.transport.run(f"mkdir -p {root} && [ -w {root} ] && df -Pk {root} | tail -n 1")
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()
+        yield f"{name}: root", "fail", f"{target.site.root}: {said}", "Set `root` to a directory that you may write to."
+        return
+    words = done.stdout.decode(errors="replace").split()
+    free = f", {int(words[3]) / 2**20:.1f} GB free" if len(words) > 3 and words[3].isdigit() else ""  # noqa: PLR2004
+    yield f"{name}: root", "ok", f"{target.site.root}{free}", None
+
+
+_COMMANDS = {
+    "slurm": ("sbatch", "squeue", "scancel"),
+    "apptainer": ("apptainer", "singularity"),
+}
+
+
+def _examine_commands(target: Target, name: str) -> Iterator[tuple[str, str, str, str | None]]:
+    for what, commands in _COMMANDS.items():
+        if what not in {target.config.backend, target.runtime_name}:
+            continue
+        asked = " ".join(f"command -v {command} || echo no {command};" for command in commands)
+        said = target.transport.run(asked).stdout.decode(errors="replace").split("\n")
+        found = [line for line in said if line.startswith("/")]
+        enough = bool(found) if what == "apptainer" else len(found) == len(commands)
+        yield (
+            f"{name}: {what}",
+            "ok" if enough else "fail",
+            ", ".join(found if enough else [line for line in said if line]),
+            f"Ask your site for {what}, or which module holds it.",
+        )
