@@ -30,6 +30,7 @@ _UV_VARIABLES = (
     "UV_CONFIG_FILE",
 )
 _UV_KEYS = ("index", "index-url", "extra-index-url", "find-links", "no-index")
+_ETC = Path("/etc")
 _PIP_KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "cert")
 
 
@@ -127,7 +128,7 @@ def _uv_settings() -> Iterator[dict[str, Any]]:
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     if os.name == "nt":
         user = Path(os.environ.get("APPDATA", user))
-    for path in (user / "uv" / "uv.toml", Path("/etc/uv/uv.toml")):
+    for path in (user / "uv" / "uv.toml", _ETC / "uv" / "uv.toml"):
         if path.is_file():
             yield _table(path, ())
 
@@ -157,7 +158,7 @@ def _pip_files(variables: Mapping[str, str]) -> Iterator[Path]:
     else:
         for place in variables.get("XDG_CONFIG_DIRS", "/etc/xdg").split(os.pathsep):
             yield Path(place) / "pip" / name
-        yield Path("/etc") / name
+        yield _ETC / name
         yield home / ".pip" / name
         yield Path(variables.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / name
     yield Path(sys.prefix) / name

@@ -166,7 +166,10 @@ class Locker:
         newest = replace(self.target, python=self.target.minor)
         arguments = [*_compile(newest), "--no-deps", "-"]
         return self._remember(
-            ["pins", *lines], lambda: self._read(uv.run(arguments, stdin="\n".join(lines), environment=_indexes()))
+            ["pins", *lines],
+            lambda: pylock.entries(
+                uv.run(arguments, stdin="\n".join(lines), environment=_indexes()), "uv's answer", Path.cwd(), newest
+            ),
         )
 
     def _refused(self, lines: Sequence[str]) -> list[str]:

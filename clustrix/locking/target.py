@@ -109,8 +109,8 @@ class Target:
 
     def _platforms(self) -> Iterator[str]:
         machine = self.platform.machine
+        yield f"linux_{machine}"  # what is built for one machine knows it best
         for minor in range(self.platform.glibc[1], _OLDEST[machine] - 1, -1):
             yield f"manylinux_2_{minor}_{machine}"
             if minor in _LEGACY:
                 yield f"{_LEGACY[minor]}_{machine}"
-        yield f"linux_{machine}"

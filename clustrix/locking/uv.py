@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 MINIMUM = (0, 8)
 """The first version whose ``pip compile`` and ``export`` write pylock.toml with sizes and hashes."""
 
-# In uv's words: "Because NAME==1.0 has no wheels ...", "there is no version of NAME==1.0", "NAME was not found in ...".
-_CULPRIT = re.compile(
-    r"(?:no version of |[Bb]ecause )([A-Za-z0-9][\w.-]*)(?:==\S+)?(?: has no| was not found| and you|,)"
-)
+# In uv's words: "NAME==1.0 has no wheels ...", "no version of NAME==1.0", "NAME was not found in the package registry",
+# "only NAME<=2.0 is available".
+_NAME = r"([A-Za-z0-9][\w.-]*)"
+_CULPRIT = re.compile(rf"no version of {_NAME}|{_NAME}(?:[<>=!~][^ ]*)? (?:has no wheels|was not found|is available)")
 _UNSATISFIABLE = "No solution found when resolving dependencies"
 
 
@@ -87,7 +87,7 @@ def _error(words: str) -> ClustrixError:
     if "needs to be updated, but `--locked`" in words:
         return LockError("uv.lock is out of date: pyproject.toml has changed since", remedy="Update it with: uv lock")
     if _UNSATISFIABLE in words:
-        names = ", ".join(dict.fromkeys(_CULPRIT.findall(words)))
+        names = ", ".join(dict.fromkeys(one or other for one, other in _CULPRIT.findall(words)))
         return UnsupportedPackage(
             f"{names or 'a package'} cannot be had for the target; uv says:\n{words}",
             remedy="Change the version, or name the index that has it (UV_INDEX, UV_FIND_LINKS, pip's configuration).",
