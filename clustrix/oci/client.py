@@ -229,8 +229,8 @@ def each(do: Callable[[Descriptor, Bar], int], blobs: Iterable[Descriptor], bar:
     """Move blobs, four at a time, and add up the bytes; the first error, or Ctrl-C, stops the others at once."""
     stop = threading.Event()
     with ThreadPoolExecutor(PARALLEL, "blob") as pool:
-        moving = [pool.submit(do, blob, _StoppableBar(bar, stop)) for blob in blobs]
         try:
+            moving = [pool.submit(do, blob, _StoppableBar(bar, stop)) for blob in blobs]
             return sum(future.result() for future in as_completed(moving))
         except BaseException:
             stop.set()

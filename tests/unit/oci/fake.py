@@ -217,6 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if int(span[1]) != len(uploads[name]):
                     self.refuse(416, "RANGE_INVALID")
                     return
-                uploads[name] += self.body()
-            last = max(len(uploads[name]) - 1, 0)
+                data = self.body()
+                if name in uploads:  # not deleted in the meantime
+                    uploads[name] += data
+            last = max(len(uploads.get(name, b"")) - 1, 0)
             self.answer(204 if self.command == "GET" else 202, Range=f"0-{last}", **place)
