@@ -6,7 +6,8 @@ pieces that were compressed once and for all.
 
 from __future__ import annotations
 
-import io
+import contextlib
+import gzip
 import sys
 import zlib
 from dataclasses import dataclass
@@ -17,10 +18,9 @@ from clustrix.errors import ConfigError, ImageError, MissingExtra
 from clustrix.oci.manifest import DOCKER_LAYER_GZIP, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 COMPRESSIONS = ("gzip", "zstd")
-_CHUNK = 1 << 18
 _GZIP = 31  # zlib's window bits for a gzip member without name and time
 _ISAL_LEVEL = 2  # 587 MB/s at a ratio of 3.2; zlib's 6 is 40 MB/s at 3.7
 _ZLIB_LEVEL = 4
@@ -37,21 +37,6 @@ class Compressor(Protocol):
         """Give the rest."""
 
 
-class Decompressor(Protocol):
-    """Read one piece."""
-
-    @property
-    def eof(self) -> bool:
-        """Say whether the piece has ended."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """Give what was found after its end."""
-
-    def decompress(self, data: bytes, /) -> bytes:
-        """Take some bytes and give what they stand for."""
-
-
 @dataclass(frozen=True, slots=True)
 class Codec:
     """Make compressors; ``identity`` changes with whatever may change their output."""
@@ -59,8 +44,8 @@ class Codec:
     identity: str
     media_type: str
     compressor: Callable[[], Compressor]
-    decompressor: Callable[[], Decompressor]
-    error: type[Exception]
+    reader: Callable[[BinaryIO], BinaryIO]
+    errors: tuple[type[Exception], ...]
 
 
 @cache
@@ -79,48 +64,21 @@ def codec(name: str) -> Codec:
     raise ConfigError(f"unknown compression {name!r}", remedy=f"Known: {', '.join(COMPRESSIONS)}.")
 
 
-class LayerReader(io.RawIOBase):
-    """Read a layer uncompressed, however many pieces it was compressed in; `ImageError` if it is damaged."""
-
-    def __init__(self, blob: BinaryIO, codec: Codec) -> None:
-        self._blob, self._codec = blob, codec
-        self._piece: Decompressor | None = None
-        self._ready = b""
-
-    def readable(self) -> bool:
-        """Say yes."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer, as `io` has it
-        """Fill a buffer as far as one step of decompression goes; 0 at the end."""
-        while not self._ready:
-            if self._piece is not None and self._piece.eof:
-                data, self._piece = self._piece.unused_data, None
-            else:
-                data = b""
-            data = data or self._blob.read(_CHUNK)
-            if not data:
-                if self._piece is not None:
-                    raise ImageError("a layer is cut short")
-                return 0
-            self._piece = self._piece or self._codec.decompressor()
-            try:
-                self._ready = self._piece.decompress(data)
-            except self._codec.error as error:
-                raise ImageError(f"a layer is damaged: {error}") from error
-        size = min(len(buffer), len(self._ready))
-        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
-        return size
-
-
-def uncompressed(blob: BinaryIO, media_type: str) -> BinaryIO:
-    """Read a layer as the tar it is; `ImageError` for a kind of layer that nobody knows."""
+@contextlib.contextmanager
+def uncompressed(blob: BinaryIO, media_type: str) -> Iterator[BinaryIO]:
+    """Read a layer as the tar it is, with constant memory; `ImageError` if it is damaged or of an unknown kind."""
     if media_type == OCI_LAYER:
-        return blob
+        yield blob
+        return
     kinds = {OCI_LAYER_GZIP: "gzip", DOCKER_LAYER_GZIP: "gzip", OCI_LAYER_ZSTD: "zstd"}
     if media_type not in kinds:
         raise ImageError(f"a layer is of a kind that cannot be read here: {media_type}")
-    return io.BufferedReader(LayerReader(blob, codec(kinds[media_type])), _CHUNK)
+    how = codec(kinds[media_type])
+    try:
+        with how.reader(blob) as reader:
+            yield reader
+    except how.errors as error:
+        raise ImageError(f"a layer is damaged: {error}") from error
 
 
 @cache
@@ -135,18 +93,21 @@ def deflate() -> Any:  # noqa: ANN401 - a module
 
 def _gzip() -> Codec:
     module = deflate()
+    reader: Any
     if module is zlib:
         identity, level = f"zlib-{zlib.ZLIB_RUNTIME_VERSION}-{_ZLIB_LEVEL}", _ZLIB_LEVEL
+        reader = gzip.GzipFile
     else:
-        from isal import ISAL_VERSION
+        from isal import ISAL_VERSION, igzip
 
         identity, level = f"isal-{ISAL_VERSION}-{_ISAL_LEVEL}", _ISAL_LEVEL
+        reader = igzip.IGzipFile
     return Codec(
         identity,
         OCI_LAYER_GZIP,
         lambda: module.compressobj(level, wbits=_GZIP),
-        lambda: module.decompressobj(_GZIP),
-        module.error,
+        lambda blob: reader(fileobj=blob, mode="rb"),
+        (EOFError, module.error, gzip.BadGzipFile),
     )
 
 
@@ -158,8 +119,8 @@ def _zstd() -> Codec:
             f"zstd-{zstd.zstd_version}-{_ZSTD_LEVEL}",
             OCI_LAYER_ZSTD,
             lambda: zstd.ZstdCompressor(_ZSTD_LEVEL),
-            zstd.ZstdDecompressor,
-            zstd.ZstdError,
+            zstd.ZstdFile,
+            (EOFError, zstd.ZstdError),
         )
     try:
         import zstandard
@@ -169,6 +130,6 @@ def _zstd() -> Codec:
         f"zstandard-{zstandard.__version__}-{_ZSTD_LEVEL}",
         OCI_LAYER_ZSTD,
         lambda: zstandard.ZstdCompressor(_ZSTD_LEVEL).compressobj(),
-        lambda: zstandard.ZstdDecompressor().decompressobj(),
-        zstandard.ZstdError,
+        lambda blob: zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True, closefd=False),
+        (EOFError, zstandard.ZstdError),
     )
