@@ -51,7 +51,9 @@ def test_time(text: str | float | timedelta, expected: timedelta) -> None:
     assert parse_time(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", " ", "soon", "2:00:00; reboot", "00:00:00", 0, -5, False, timedelta(0), "1:2:3:4"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "soon", "2:00:00; reboot", "00:00:00", 0, -5, False, timedelta(0), "1:2:3:4"]
+)
 def test_no_time(text: str | float | timedelta) -> None:
     with pytest.raises(ConfigError, match="length of time"):
         parse_time(text)
