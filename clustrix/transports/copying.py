@@ -1,0 +1,258 @@
+"""Copy one file through a shell of the other side: resumed after a cut, verified by sha256, renamed into place.
+
+A part lies beside its destination, under a name of the copy that writes it; one that nobody has written to for minutes
+is taken over by renaming it. Whatever goes wrong with parts shows in the digest of the whole, and the copy starts anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import re
+import secrets
+import shlex
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from clustrix.errors import ConnectionLost, DiskFull, TransportError
+from clustrix.oci.layout import disk_full
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from clustrix.model.progress import Bar, Progress
+    from clustrix.transports.posix import Shell
+
+    Begin = Callable[[str], AbstractContextManager[Shell]]
+
+_CHUNK = 1 << 18
+_SMALL = 1 << 20  # below, looking for parts costs more than it saves
+_ABANDONED = 2  # minutes
+_ATTEMPTS = 4
+_DAMAGED = 65  # EX_DATAERR of sysexits.h
+
+# coreutils count on one core; openssl, which login nodes have too, uses what the processor has for it.
+_SUM = """LC_ALL=C; export LC_ALL
+sum=sha256sum; ! command -v openssl >/dev/null || sum='openssl dgst -sha256 -r'
+"""
+_PUT = """umask 077
+mkdir -p -- {directory} && cd -- {directory} || exit 1
+p={part}; n=0
+{resume}echo "$n"
+got=$({{ [ "$n" = 0 ] || head -c "$n" "$p"; head -c $(({size} - n)) | tee -a --output-error=exit "$p"; }} | $sum)
+read -r want || exit 1
+[ "${{got%% *}}" = "$want" ] || {{ rm -f "$p"; exit 65; }}
+chmod {mode:o} "$p" && mv -fT "$p" {destination}
+"""
+_RESUME = """if [ ! -f "$p" ]; then
+  old=$(find . -maxdepth 1 -name '.{key}.*.part' -mmin +{abandoned} | head -n 1)
+  [ -z "$old" ] || mv "$old" "$p" 2>/dev/null
+fi
+if [ -f "$p" ]; then
+  n=$(wc -c <"$p")
+  [ "$n" -le {size} ] || {{ n=0; rm "$p"; }}
+fi
+"""
+_GET = """f={source}
+exec 4<"$f" || exit 1
+set -- $(stat -Lc '%s %Y' -- "$f")
+read -r n known
+[ "$known" = "$1-$2" ] && [ "$n" -le "$1" ] || n=0
+echo "$1 $2 $n"
+$sum <"$f" >&2 &
+tail -c +$((n + 1)) <&4 | head -c $(($1 - n))
+wait
+"""
+
+
+@contextlib.contextmanager
+def _writing(destination: Path) -> Iterator[None]:
+    try:
+        with disk_full(destination):
+            yield
+    except OSError as error:
+        raise TransportError(f"{destination} cannot be written: {error.strerror}") from error
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise TransportError(f"{source} cannot be read: {error.strerror}") from error
+
+
+class _DamagedError(Exception):
+    """What arrived is not what was sent."""
+
+
+def put(begin: Begin, source: Path, destination: str, *, mode: int, progress: Progress, address: str) -> None:
+    """Copy a file there; ConnectionLost after several cuts, TransportError, DiskFull."""
+    with _opened(source) as file:
+        about = os.fstat(file.fileno())
+        key = _key(destination, about.st_size, about.st_mtime_ns)
+        part = f".{key}.{secrets.token_hex(8)}.part"
+        directory, name = posixpath.split(destination)
+
+        def attempt(bar: _Meter, *, again: bool) -> None:
+            look = again or about.st_size > _SMALL
+            resume = _RESUME.format(key=key, abandoned=_ABANDONED, size=about.st_size) if look else ""
+            script = _SUM + _PUT.format(
+                directory=shlex.quote(directory),
+                part=part,
+                size=about.st_size,
+                mode=mode,
+                resume=resume,
+                destination=shlex.quote(f"./{name}"),
+            )
+            with begin(script) as shell:
+                _send(shell, file, about.st_size, bar, wait=look)
+                list(shell.output())
+                _check(shell, f"{destination} on {address}", bar)
+
+        _attempts(attempt, progress.start(f"upload {source.name}", about.st_size), f"{source} to {address}")
+
+
+def get(begin: Begin, source: str, destination: Path, *, progress: Progress, address: str) -> None:
+    """Copy a file here; ConnectionLost after several cuts, TransportError, DiskFull."""
+    key = _key(address, source, destination.name)
+    with _writing(destination):
+        destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = _adopt(destination.parent, key)
+
+    def attempt(bar: _Meter, *, again: bool) -> None:  # noqa: ARG001 - a part is looked for anyway
+        nonlocal part
+        with begin(_SUM + _GET.format(source=shlex.quote(source))) as shell:
+            known = part.name.split(".")[2] if part is not None else "-"
+            shell.pipe.write(f"{part.stat().st_size if part is not None else 0} {known}\n".encode())
+            header = shell.line().split()
+            if len(header) != 3 or not all(word.isdigit() for word in header):  # noqa: PLR2004 - size, time, offset
+                list(shell.output())
+                _check(shell, f"{source} on {address}", bar)
+                raise TransportError(f"{source} on {address}: unexpected answer {header}")
+            size, changed, offset = (int(word) for word in header)
+            own = destination.parent / f".{key}.{size}-{changed}.{secrets.token_hex(8)}.part"
+            if part is not None:
+                part.replace(own)
+            part = own
+            with _writing(destination):
+                digest = _receive(shell, own, offset, size, bar)
+            _check(shell, f"{source} on {address}", bar)
+            if shell.errors().split()[0].decode() != digest:
+                own.unlink()
+                part = None
+                raise _DamagedError
+            own.replace(destination)
+
+    _attempts(attempt, progress.start(f"download {posixpath.basename(source)}", None), f"{source} from {address}")
+
+
+class _Meter:
+    """Move a bar to where the copy is, forwards and back."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self.shown = 0
+        self.resumed = False
+
+    def at(self, position: int) -> None:
+        self._bar.advance(position - self.shown)
+        self.shown = position
+
+
+def _attempts(attempt: Callable[..., None], bar: Bar, what: str) -> None:
+    """Go on after cuts as long as that makes sense, and start anew once if what was found of a copy is no good."""
+    meter = _Meter(bar)
+    try:
+        for number in range(_ATTEMPTS):
+            try:
+                attempt(meter, again=number > 0)
+            except ConnectionLost:  # noqa: PERF203 - an attempt takes longer
+                if number == _ATTEMPTS - 1:
+                    raise
+            except _DamagedError:
+                if not meter.resumed:
+                    raise TransportError(
+                        f"{what}: the copy is not the original; it changed on the way, or while it was copied"
+                    ) from None
+            else:
+                return
+        raise TransportError(f"{what}: {_ATTEMPTS} copies were not the original")
+    finally:
+        bar.close()
+
+
+def _send(shell: Shell, file: BinaryIO, size: int, bar: _Meter, *, wait: bool) -> None:
+    offset = int(shell.line() or 0) if wait else 0
+    bar.resumed = offset > 0
+    digest = hashlib.sha256()
+    file.seek(0)
+    position = 0
+    while position < size:
+        data = file.read(min(_CHUNK, size - position, offset - position if position < offset else size))
+        if not data:
+            raise TransportError(f"{file.name} became shorter while it was copied")
+        digest.update(data)
+        if position >= offset:
+            try:
+                shell.pipe.write(data)
+            except OSError:
+                return  # the other side has stopped listening; its answer says why
+        position += len(data)
+        bar.at(position)
+    try:
+        shell.pipe.write(digest.hexdigest().encode() + b"\n")
+    except OSError:
+        return
+
+
+def _receive(shell: Shell, part: Path, offset: int, size: int, bar: _Meter) -> str:
+    bar.resumed = offset > 0
+    digest = hashlib.sha256()
+    with part.open("ab") as file:
+        if file.tell() != offset:
+            file.truncate(offset)
+        with part.open("rb") as start:
+            while data := start.read(_CHUNK):
+                digest.update(data)
+        position = offset
+        for data in shell.output():
+            file.write(data)
+            digest.update(data)
+            position += len(data)
+            bar.at(position)
+    if shell.returncode == 0 and position != size:
+        raise _DamagedError
+    return digest.hexdigest()
+
+
+def _check(shell: Shell, what: str, bar: _Meter) -> None:
+    """Turn a failed script into an error."""
+    if shell.returncode == 0:
+        return
+    said = shell.errors().decode(errors="replace").strip()
+    if re.search("No space left on device|Disk quota exceeded", said):
+        raise DiskFull(f"no space left for {what}: {said}", remedy="See what lies there with: clustrix gc --dry-run")
+    if shell.returncode == _DAMAGED:
+        raise _DamagedError
+    bar.at(0)
+    raise TransportError(f"{what}: {said or f'the copy ended with status {shell.returncode}'}")
+
+
+def _adopt(directory: Path, key: str) -> Path | None:
+    """Take over a part that its writer has left."""
+    for old in directory.glob(f".{key}.*.part"):
+        try:
+            if old.stat().st_mtime < time.time() - 60 * _ABANDONED:
+                _, _, identity, _, _ = old.name.split(".")
+                return old.rename(directory / f".{key}.{identity}.{secrets.token_hex(8)}.part")
+        except (OSError, ValueError):  # noqa: PERF203 - there is hardly ever one
+            continue  # somebody else was quicker
+    return None
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
