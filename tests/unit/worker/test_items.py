@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -206,26 +207,37 @@ def test_a_result_whose_class_is_unknown_here_is_named(site, tmp_path, monkeypat
 
 
 CALLABLES = {
-    "function": (lambda: actions.value, ()),
-    "lambda": (lambda: lambda x: x + 1, (1,)),
-    "closure of a package": (lambda: mover(5), (Point(1, 2),)),
-    "method": (lambda: actions.Base(10).method, (1,)),
-    "class method": (lambda: actions.Base.of_class, (1,)),
-    "static method": (lambda: actions.Base.static, (1,)),
-    "object": (lambda: actions.Base(10), (3,)),
-    "class": (lambda: Point, (1, 2)),
-    "decorated": (lambda: actions.decorated, (1,)),
-    "below its decorator": (lambda: actions.decorated.__wrapped__, (1,)),
-    "builtin": (lambda: len, ([1, 2],)),
-    "reads a data file": (lambda: unit, ()),
+    "function": (actions.value, ()),
+    "lambda": (lambda x: x + 1, (1,)),
+    "closure of a package": (mover(5), (Point(1, 2),)),
+    "method": (actions.Base(10).method, (1,)),
+    "class method": (actions.Base.of_class, (1,)),
+    "static method": (actions.Base.static, (1,)),
+    "object": (actions.Base(10), (3,)),
+    "class": (Point, (1, 2)),
+    "decorated": (actions.decorated, (1,)),
+    "below its decorator": (actions.decorated.__wrapped__, (1,)),
+    "partial": (functools.partial(actions.Base, 4), ()),
+    "builtin": (len, ([1, 2],)),
+    "reads a data file": (unit, ()),
 }
 
 
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory, bundle_cache):
+    from worker_site import Site
+
+    site = Site(tmp_path_factory.mktemp("site"), bundle_cache)
+    paths = site.submit(actions.apply, CALLABLES.values())
+    site.run(paths)
+    return site, paths
+
+
 @pytest.mark.parametrize("name", CALLABLES)
-def test_every_kind_of_callable_runs(site, name):
-    make, args = CALLABLES[name]
-    function = make()
-    assert site.call(function, *args) == function(*args)
+def test_every_kind_of_callable_runs(applied, name):
+    site, paths = applied
+    function, args = CALLABLES[name]
+    assert site.read(paths, list(CALLABLES).index(name)) == function(*args)
 
 
 def test_recursive_closures_and_shared_state(site):
