@@ -96,6 +96,7 @@ class Compiler:
         job = {"wheel": os.fspath(wheel), "output": os.fspath(made), "modules": modules}
         process = self._idle.get()
         try:
+            self._check_open()
             if process is None:
                 process = self._start()
             assert process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
@@ -104,11 +105,12 @@ class Compiler:
                 process.stdin.write(json.dumps(job).encode() + b"\n")
                 process.stdin.flush()
                 answer = process.stdout.readline()
-            except OSError:
+            except (OSError, ValueError):  # it is gone, or `close` has closed its pipes
                 answer = b""
             if not answer:
                 self._stop(process)
                 process = None
+                self._check_open()
                 raise BuildError(
                     f"{self.interpreter.path} died while it compiled {wheel.name}",
                     remedy="Build without bytecode, or with another Python of the same version.",
@@ -131,8 +133,6 @@ class Compiler:
             self._stop(process)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        if self._closed:
-            raise BuildError("the build was interrupted")
         process = subprocess.Popen(
             # As -I, but that would ignore the hash seed too.
             [self.interpreter.path, "-S", "-s", "-B", "-W", "ignore", _PROGRAM],
@@ -144,6 +144,10 @@ class Compiler:
         )
         self._running.add(process)
         return process
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BuildError("the build was interrupted")
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         self._running.discard(process)
