@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["compare", "fetch", "lock", "read", "write"]
 
 
+_COMPARABLE = frozenset({Status.SAME_VERSION, Status.REBUILT})
+
+
 def lock(
     source: Source,
     platform: Platform,
@@ -81,13 +84,16 @@ def compare(result: LockResult, environment: Environment, wheels: Mapping[str, P
     here = {row.key: row for row in environment.distributions}
 
     def compared(row: Row) -> Row:
-        if row.status is not Status.SAME_VERSION or row.name not in wheels or here[row.name].location is None:
+        installed_row = here.get(row.name)
+        if row.status not in _COMPARABLE or row.name not in wheels or installed_row is None:
             return row
-        own = installed.fingerprint_of(here[row.name].location or "")
-        if own is None:
-            return replace(row, status=Status.OTHER_BUILD, note="the installed one has no RECORD to compare with")
-        same = own == installed.of_wheel(wheels[row.name])
-        return replace(row, status=Status.EXACT if same else Status.OTHER_BUILD)
+        own = installed.fingerprint_of(installed_row.location or "")
+        if own == installed.of_wheel(wheels[row.name]):
+            return replace(row, status=Status.EXACT)
+        if row.status is Status.REBUILT:
+            return row
+        note = "the installed one has no RECORD to compare with" if own is None else row.note
+        return replace(row, status=Status.OTHER_BUILD, note=note)
 
     return Report(tuple(map(compared, result.report.rows)), result.report.notes)
 

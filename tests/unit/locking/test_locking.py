@@ -132,6 +132,9 @@ def test_origins(index: Index, tmp_path: Path) -> None:
     fingerprints = installed.fingerprints([str(venv.site)])
     same = {name for name, wheel in wheels.items() if installed.of_wheel(wheel) == fingerprints[name]}
     assert same == {"built", "repo", "local", "old"}, "compiled is installed as an editable, and locked as a wheel"
+    compared = locking.compare(result, captured, wheels)
+    assert {each.name for each in compared.having(Status.EXACT)} == same
+    assert {each.name for each in compared.having(Status.REBUILT)} == {"compiled"}
     assert sorted(path.name for path in built.rglob("*")) == before, "nothing is written beside the user's files"
     assert lock(captured, tmp_path).lock == result.lock
     (built / "src" / "built" / "__init__.py").write_text("VERSION = 'edited'\n")
