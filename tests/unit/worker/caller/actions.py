@@ -215,6 +215,8 @@ class Base:
     def __init__(self, start):
         self.start = start
 
+    __hash__ = None
+
     def __eq__(self, other):
         return type(self) is type(other) and self.start == other.start
 
