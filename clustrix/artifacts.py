@@ -10,35 +10,30 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix import locking
-from clustrix.build import baseimage
-from clustrix.build.base import Recipe
-from clustrix.build.layers import Layers
 from clustrix.build.records import Records, key
 from clustrix.capture import packages, sources
 from clustrix.config import cache_directory
-from clustrix.errors import ConfigError, ImageUnavailable
+from clustrix.errors import ImageUnavailable
 from clustrix.model.environment import Environment
 from clustrix.model.image import VENV, BuiltImage, Image, ImageSource
 from clustrix.model.lock_record import dump, load
 from clustrix.model.progress import SILENT
 from clustrix.model.source import ProjectSource
-from clustrix.oci.client import Client
-from clustrix.oci.layout import Layout
-from clustrix.oci.manifest import ImageConfig, Manifest
-from clustrix.oci.reference import Reference
 from clustrix.worker import installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clustrix.build.base import BuildResult
+    from clustrix.build.base import BuildResult, Recipe
     from clustrix.build.baseimage import Base
+    from clustrix.build.layers import Layers
     from clustrix.model.environment import Platform
     from clustrix.model.lock import Lock, LockResult
     from clustrix.model.progress import Progress
     from clustrix.model.settings import ClusterConfig
     from clustrix.model.source import Source
+    from clustrix.oci.client import Client
+    from clustrix.oci.layout import Layout
 
 _FORMAT = 1  # changes when the same question gets another answer
 _LABELS = ("dev.clustrix.python", "dev.clustrix.fingerprint", "dev.clustrix.lock")
@@ -47,16 +42,22 @@ _LABELS = ("dev.clustrix.python", "dev.clustrix.fingerprint", "dev.clustrix.lock
 @cache
 def client(*, insecure: bool = False) -> Client:
     """Speak with registries over one set of connections; ``insecure`` allows plain HTTP."""
+    from clustrix.oci.client import Client
+
     return Client(insecure=insecure)
 
 
 def layout() -> Layout:
     """Give the layout that holds every image built here."""
+    from clustrix.oci.layout import Layout
+
     return Layout(cache_directory() / "oci")
 
 
 def builder() -> Layers:
     """Give the builder that needs no daemon."""
+    from clustrix.build.layers import Layers
+
     return Layers(layout(), cache_directory() / "build")
 
 
@@ -101,6 +102,8 @@ def lock(
             return load(known)
         except (KeyError, TypeError, ValueError):  # written by another version
             pass
+    from clustrix import locking
+
     result = locking.lock(
         found, platform, python, cache=cache_directory() / "locking", requirements=requirements, refresh=refresh
     )
@@ -119,24 +122,10 @@ def _identity(found: Source) -> object:
     return [type(found).__name__, dataclasses.asdict(found), texts]
 
 
-def here() -> Platform:
-    """Give this machine's platform.
-
-    Raises:
-        ConfigError: it is one that nothing can be locked for.
-
-    """
-    platform = installed.platform()
-    if platform is None:
-        raise ConfigError(
-            "environments for this machine itself are made on Linux with glibc only",
-            remedy="Use a container: runtime: docker, or another target.",
-        )
-    return platform
-
-
 def base(name: str | None, *, minor: str, machine: str, insecure: bool = False) -> Base:
     """Find and probe a base image."""
+    from clustrix.build import baseimage
+
     return baseimage.resolve(
         name,
         minor=minor,
@@ -149,9 +138,12 @@ def base(name: str | None, *, minor: str, machine: str, insecure: bool = False) 
 
 def recipe(image: Image, result: Lock, on: Base, *, compression: str = "gzip", bytecode: bool = True) -> Recipe:
     """Say everything that decides on the image of a lock."""
+    from clustrix.build.base import Recipe
+    from clustrix.locking import write
+
     return Recipe(
         lock=result,
-        pylock=locking.write(result),
+        pylock=write(result),
         base=on,
         files=image.files,
         variables=image.variables,
@@ -171,6 +163,8 @@ def build(order: Recipe, *, progress: Progress = SILENT) -> BuildResult:
 
 def fetch(wanted: Lock, progress: Progress = SILENT) -> dict[str, Path]:
     """Bring wheels here, and remember what each will be once it is installed."""
+    from clustrix import locking
+
     wheels = locking.fetch(wanted, cache_directory(), progress)
     for package in wanted.packages:
         if records().get("wheels", package.file.sha256) is None:
@@ -200,6 +194,9 @@ def existing(reference: str, *, minor: str, machine: str, insecure: bool = False
 
     Images that we built say it in their labels; of others the Python is looked for, once per digest.
     """
+    from clustrix.oci.manifest import ImageConfig, Manifest
+    from clustrix.oci.reference import Reference
+
     found = Reference.parse(reference)
     platform = "linux/" + {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
     speaker = client(insecure=insecure)

@@ -95,12 +95,8 @@ class Configuration:
         files = [source for source in self.sources if source.path is not None]
         for group in (runtime, files):
             layers += self._lineage(name, group)
-            # What is said for all targets describes clusters; the built-in target stays what it is.
-            if name != LOCAL or self._declares(LOCAL):
-                layers += [source.values for source in group]
-            else:
-                layers += [_without_place(source.values) for source in group]
-        layers.append(self.environment if name != LOCAL else _without_place(self.environment))
+            layers += [self._for(name, source.values) for source in group]
+        layers.append(self._for(name, self.environment))
         values: dict[str, Any] = {}
         provenance: dict[str, str] = {}
         for layer in layers:
@@ -136,14 +132,16 @@ class Configuration:
                 return layer[key]
         return None
 
+    def _for(self, name: str, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Drop what is said for all targets and describes a cluster: the built-in target stays this machine."""
+        if name != LOCAL or self._declares(LOCAL):
+            return dict(values)
+        fitting = {"call"} if self._flat() else {"call", "target"}
+        return {key: value for key, value in values.items() if settings()[key].scope in fitting}
+
     def _flat(self) -> bool:
         """Tell whether flat keys say where jobs go."""
         return any(self._find(key) is not None for key in ("backend", "host"))
-
-
-def _without_place(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Keep what a call may say, drop what describes a cluster."""
-    return {key: value for key, value in values.items() if settings()[key].scope == "call"}
 
 
 _runtime: Source = Source("configure()")
@@ -163,7 +161,7 @@ def configure(**options: object) -> ClusterConfig | None:
     given = _mapping(options.pop("targets", {}), "targets", "configure()")
     taken_back = {spellings().get(name, name) for name, value in options.items() if value is None}
     set_now = {name: value for name, value in options.items() if value is not None}
-    added = _read(set_now, "configure()", scopes=("call", "target", "client"))
+    added = _read(set_now, "configure()", scopes=("call", "target", "host", "client"))
     for name in taken_back - settings().keys():
         raise UnknownOption("setting", name, tuple(spellings()))
     values = {name: value for name, value in _runtime.values.items() if name not in taken_back}
@@ -264,7 +262,7 @@ def _parse(path: Path) -> Source:
     content = _mapping(content if content is not None else {}, "it", str(path))
     _refuse_readable_secrets(path, content)
     targets, parents = _targets(_mapping(content.pop("targets", {}), "targets", str(path)), str(path), text)
-    values = _read(content, str(path), text=text, scopes=("call", "target", "client"))
+    values = _read(content, str(path), text=text, scopes=("call", "target", "host", "client"))
     return Source(str(path), path, values, targets, parents)
 
 
@@ -315,7 +313,7 @@ def _targets(
         parent = content.pop("extends", None)
         if parent is not None:
             parents[name] = str(parent)
-        targets[name] = _read(content, where, text=text, label=f" (target {name})", scopes=("call", "target"))
+        targets[name] = _read(content, where, text=text, label=f" (target {name})", scopes=("call", "target", "host"))
     return targets, parents
 
 

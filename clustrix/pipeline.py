@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sys
 import tempfile
 import time
@@ -127,7 +126,7 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
         if target.runtime.needs is not Need.SIF:
             raise ConfigError(f"runtime {target.runtime_name!r} does not start {image}", remedy="Use apptainer.")
     elif target.runtime.needs is Need.LOCK:
-        result = _lock_for_here(target, image)
+        result = _lock_of_host(target, image)
         artifact = Artifact(lock=result.lock, wheels=artifacts.Wheels(result.lock, progress))
     else:
         result, built = _image(target, image, settings)
@@ -144,14 +143,16 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
     )
 
 
-def _lock_for_here(target: Target, image: Image) -> LockResult:
+def _lock_of_host(target: Target, image: Image) -> LockResult:
     if image.source is ImageSource.REGISTRY or image.base or image.files or image.variables:
         raise ConfigError(
             f"target {target.name}: runtime {target.runtime_name!r} makes and starts no images",
             remedy="Use runtime: docker, podman or apptainer; variables may go into environment_variables.",
         )
     found = artifacts.source(image, Path.cwd())
-    result = artifacts.lock(found, artifacts.here(), installed.interpreter().version, requirements=image.requirements)
+    here = installed.interpreter()
+    python = here.version if target.here else here.minor
+    result = artifacts.lock(found, target.platform, python, requirements=image.requirements)
     if artifacts.fingerprints(result.lock) is None:
         artifacts.fetch(result.lock, progress)
     return result
@@ -220,6 +221,30 @@ def submit_many(
     return _submit(ready, function, calls, workers=workers, slices=slices, retry=again)
 
 
+def submit_script(script: Path, arguments: Sequence[str], settings: ClusterConfig) -> Job:
+    """Run a whole script as one job: its text travels, and the modules that it imports and that lie beside it."""
+    from clustrix.worker import script as scripts
+
+    text = script.read_text("utf-8")
+    imports = scripts.imports(text, str(script))
+    sys.path.insert(0, str(script.parent.absolute()))
+    try:
+        call: Call = ((script.name, text, tuple(arguments)), {})
+        ready = prepare(_without_retries(settings))
+        return _submit(ready, scripts.run, [call], workers=1, slices=((0, 1),), imports=imports).job()
+    finally:
+        sys.path.pop(0)
+
+
+def preview(settings: ClusterConfig) -> str:
+    """Show what would be submitted for one call, without making or placing what it runs in."""
+    target = targets.of(settings)
+    placed = Placed(runtime=target.runtime_name, location="IMAGE", interpreter="PYTHON")
+    ready = Prepared(target=target, settings=settings, placed=placed)
+    spec = spec_of(ready, "CALL", JobId(target.name, "0" * 26), slices=((0, 1),), workers=1, bundle="sha256:WORKER")
+    return target.backend.preview(spec)
+
+
 def _without_retries(settings: ClusterConfig) -> ClusterConfig:
     if settings.retries:
         raise ConfigError(
@@ -242,7 +267,7 @@ def spec_of(ready: Prepared, name: str, job: JobId, *, slices: Slices, workers: 
     """Say everything that a backend must know of a job."""
     target, settings, placed = ready.target, ready.settings, ready.placed
     paths = target.site.job(job.ulid)
-    own = (Mount(target.site.bundles, target.site.bundles, read_only=True), Mount(paths.directory, paths.directory))
+    own = (Mount(target.site.bundles, target.site.bundles), Mount(paths.directory, paths.directory))
     mounts = (*own, *settings.mounts)
     argv = target.runtime.wrap(
         placed,
@@ -306,7 +331,7 @@ def _submit(
         bundles = [worker.build(cache), *([own] if own else [])]
         spec = spec_of(ready, name, job, slices=slices, workers=workers, bundle=bundles[0].digest)
         record = _record(ready, spec, name)
-        key = secrets.token_bytes(32)
+        key = os.urandom(32)
         files: dict[str, bytes | Path] = {
             paths.task: tasks.write(_task(ready, spec, name, tuple(bundle.digest for bundle in bundles[1:]))),
             paths.payload: packed,

@@ -15,8 +15,10 @@ from clustrix import registry
 from clustrix.errors import ClustrixError, ConfigError, TransportError, UnknownOption
 from clustrix.handle import Site
 from clustrix.journal import state_directory
+from clustrix.model.environment import Platform
 from clustrix.model.paths import SitePaths
 from clustrix.model.settings import ClusterConfig, settings
+from clustrix.worker import installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,8 +33,11 @@ PLAIN = "process"
 """The scheduler of hosts that have none; the backends `local` and `ssh` are that one over two transports."""
 _TASKS = 32
 """Tasks of a map on a scheduler, where neither ``chunksize`` nor ``max_parallel`` says how many."""
-_FACT_NAMES = ("home", "machine", "cores")
-_FACTS = 'printf "\\n%s\\n%s\\n%s\\n" "$HOME" "$(uname -m)" "$(getconf _NPROCESSORS_ONLN || echo 1)"'
+_FACT_NAMES = ("home", "machine", "cores", "libc")
+_FACTS = """cores=$(getconf _NPROCESSORS_ONLN || echo 1)
+libc=$(getconf GNU_LIBC_VERSION || echo none)
+printf '\\n%s\\n' "$HOME" "$(uname -m)" "$cores" "$libc"
+"""
 _DOCKER_SOCKET = "/var/run/docker.sock"
 _UNIX = "unix://"
 
@@ -132,7 +137,24 @@ class Target:
         """Name the architecture that jobs run on, as uname does."""
         if self.config.platform:
             return machine_of(self.config.platform)
-        return os.uname().machine if self.here else self.facts["machine"]
+        return this_machine() if self.here else self.facts["machine"]
+
+    @cached_property
+    def platform(self) -> Platform:
+        """Name what wheels must fit on the host itself, without a container."""
+        if self.here:
+            found = installed.platform()
+        else:
+            words = self.facts["libc"].split()
+            number = words[-1].split(".")
+            glibc = words[0] == "glibc" and len(number) > 1 and number[0].isdigit() and number[1].isdigit()
+            found = Platform(self.facts["machine"], (int(number[0]), int(number[1]))) if glibc else None
+        if found is None:
+            raise ConfigError(
+                f"target {self.name}: environments without a container are made on Linux with glibc only",
+                remedy="Use runtime: docker, podman or apptainer.",
+            )
+        return found
 
     @cached_property
     def facts(self) -> Mapping[str, str]:
@@ -229,11 +251,6 @@ class Target:
             )
         if not self.here and settings.host is None:
             raise ConfigError(f"target {name}: transport {self.transport_name!r} needs a host", remedy="Set host.")
-        if settings.runtime == "venv" and not self.here:
-            raise ConfigError(
-                f"target {name}: runtime 'venv' makes environments of this machine's Python, not of {settings.host}'s",
-                remedy="Use runtime: apptainer, docker or podman.",
-            )
 
 
 def registry_check(kind: str, name: str) -> None:
@@ -248,6 +265,13 @@ def machine_of(platform: str) -> str:
     if platform not in machines:
         raise UnknownOption("platform", platform, tuple(machines))
     return machines[platform]
+
+
+def this_machine() -> str:
+    """Name this machine's architecture as uname does on Linux."""
+    import platform
+
+    return {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}.get(platform.machine(), platform.machine())
 
 
 def automatic_runtime() -> tuple[str, str]:

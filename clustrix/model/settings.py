@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import timedelta
 
-Scope = Literal["call", "target", "client"]
-"""Who may give a setting: ``call`` anybody, ``target`` a target or the top of a file, ``client`` the top alone."""
+Scope = Literal["call", "target", "host", "client"]
+"""Who may give a setting: ``call`` anybody, ``target`` and ``host`` (how it is reached) a target or the top of a file,
+``client`` the top alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,14 +157,14 @@ class ClusterConfig:
         "text",
         "What runs jobs: `local` (this machine), `ssh` (processes of another machine), `slurm`.",
         "local",
-        scope="target",
+        scope="host",
         aliases=("cluster_type",),
     )
     transport: str | None = _setting(
         "text",
         "How the target is reached: `local`, `ssh`, or `openssh` (the system's own client, for two-factor logins). "
         "Where there is a `host` it is `ssh`, otherwise `local`.",
-        scope="target",
+        scope="host",
     )
     runtime: str | None = _setting(
         "text",
@@ -172,20 +173,20 @@ class ClusterConfig:
         scope="target",
     )
     host: str | None = _setting(
-        "text", "The login node, by name or by its alias in `~/.ssh/config`.", scope="target", aliases=("cluster_host",)
+        "text", "The login node, by name or by its alias in `~/.ssh/config`.", scope="host", aliases=("cluster_host",)
     )
-    port: int | None = _setting("number", "The port of its SSH server.", scope="target", aliases=("cluster_port",))
-    username: str | None = _setting("text", "The account there.", scope="target")
-    password: str | None = _setting("text", "Its password, where keys are not accepted.", scope="target", secret=True)
-    key_file: str | None = _setting("path", "The private key, beside those of the agent.", scope="target")
+    port: int | None = _setting("number", "The port of its SSH server.", scope="host", aliases=("cluster_port",))
+    username: str | None = _setting("text", "The account there.", scope="host")
+    password: str | None = _setting("text", "Its password, where keys are not accepted.", scope="host", secret=True)
+    key_file: str | None = _setting("path", "The private key, beside those of the agent.", scope="host")
     ssh_config: str | None = _setting(
-        "path", "The OpenSSH configuration to read, instead of `~/.ssh/config`.", scope="target"
+        "path", "The OpenSSH configuration to read, instead of `~/.ssh/config`.", scope="host"
     )
     root: str | None = _setting(
         "text",
         "The directory of the target where everything of clustrix lies; compute nodes must see it. "
         "Where it is not set: `~/.clustrix` there; on this machine below the state directory.",
-        scope="target",
+        scope="host",
         aliases=("remote_work_dir",),
     )
 
@@ -195,7 +196,7 @@ class ClusterConfig:
     )
     environment: str = _setting(
         "text",
-        "What is locked and baked: `interpreter`, what is installed beside the running one; a `uv.lock`, `pylock.toml`, "
+        "What is locked and baked: `interpreter`, what is installed beside it; a `uv.lock`, `pylock.toml`, "
         "`requirements.txt` or a script with inline metadata (PEP 723); or `auto`, the first of these files in the "
         "working directory or above it, else the interpreter.",
         "interpreter",

@@ -25,7 +25,8 @@ def command_line() -> str:
 
 
 def _command(command: click.Command | None, name: str, parent: click.Context, depth: str) -> list[str]:
-    assert command is not None, name
+    if command is None:
+        raise LookupError(name)
     context = click.Context(command, info_name=name, parent=parent, terminal_width=100, max_content_width=100)
     parts = [f"{depth} {context.command_path}", _help(command, context)]
     if isinstance(command, click.Group):
@@ -38,7 +39,7 @@ def _help(command: click.Command, context: click.Context) -> str:
     return f"```text\n{command.get_help(context).rstrip()}\n```"
 
 
-SCOPES = {"call": "call, target, top", "target": "target, top", "client": "top"}
+SCOPES = {"call": "call, target, top", "client": "top"}
 
 
 def configuration() -> str:
@@ -53,7 +54,8 @@ The first of these that has it wins: the call, `configure()`, the files, the env
 Files are `clustrix.yml`, `clustrix.yaml`, `clustrix.json`, or `[tool.clustrix]` in `pyproject.toml`, looked for in the
 working directory and above it up to the top of the project (where `.git` is), or named by `CLUSTRIX_CONFIG`; then in
 `~/.clustrix/` (or `CLUSTRIX_HOME`) and `/etc/clustrix/`. The nearer file wins, setting by setting. A file that holds a
-password or token is refused if others can read it. An unknown setting is refused with its line and the nearest that exists.
+password or token is refused if others can read it. An unknown setting is refused, with its line and the nearest that
+exists.
 
 Flat settings at the top of a file describe one target, called `default`:
 
@@ -92,7 +94,9 @@ The target `local` is always there. Where no target is configured, calls run in 
         aliases = ", ".join(f"`{alias}`" for alias in row.aliases)
         default = "" if row.default in (None, (), {}) else f"`{as_data(row.default)}`"
         meaning = row.doc.replace("|", "\\|")
-        rows.append(f"| `{row.name}` | {aliases} | {row.kind} | {default} | {SCOPES[row.scope]} | {meaning} |")
+        rows.append(
+            f"| `{row.name}` | {aliases} | {row.kind} | {default} | {SCOPES.get(row.scope, 'target, top')} | {meaning} |"
+        )
     tail = """
 Environment variables are called `CLUSTRIX_` and the name in capitals: `CLUSTRIX_CORES=8`. Lists are written with commas,
 tables as JSON. Further variables:

@@ -80,6 +80,15 @@ def test_targets_inherit_and_the_nearer_file_wins(project: Path) -> None:
     assert config.load().resolve("local").memory == 4 * 2**30
 
 
+def test_the_built_in_target_takes_what_makes_sense_here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTRIX_RUNTIME", "venv")
+    assert config.load().resolve("local").runtime == "venv"
+    assert config.load().default_target() is None
+    config.configure(cluster_type="slurm", host="h")
+    assert config.load().resolve("local").runtime is None
+    assert config.load().resolve("default").runtime == "venv"
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

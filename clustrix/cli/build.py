@@ -1,0 +1,214 @@
+"""``clustrix build``: an image of an environment, without a daemon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clustrix.cli import output
+from clustrix.errors import ConfigError
+from clustrix.model.image import Image
+
+if TYPE_CHECKING:
+    from clustrix.build.base import BuildResult, Recipe
+    from clustrix.model.lock import LockResult
+
+FILE = click.Path(exists=True, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Hold what was asked for, resolved as far as it can be without building."""
+
+    result: LockResult
+    recipe: Recipe
+    destinations: tuple[str, ...]
+
+
+@click.command("build")
+@click.option("--lock", type=FILE, help="A uv.lock, pylock.toml, or a project's directory.")
+@click.option("--requirements", type=FILE, help="A requirements file; without hashes it is locked first.")
+@click.option("--script", type=FILE, help="A script with inline metadata (PEP 723).")
+@click.option("--image", "described", metavar="FILE.py:NAME", help="An Image object of a Python file.")
+@click.option("--extra", "extras", multiple=True, help="An extra of the project.")
+@click.option("--group", "groups", multiple=True, help="A dependency group of the project.")
+@click.option("--base", help="The base image: a reference, or oci:DIR. Default: what the configuration says.")
+@click.option(
+    "--output",
+    "-o",
+    "outputs",
+    multiple=True,
+    help="registry/repository:tag, oci:DIR, oci-archive:FILE or docker:NAME.",
+)
+@click.option("--tag", "tags", multiple=True, help="A tag for every output that names none.")
+@click.option("--platform", help="linux/amd64 or linux/arm64. Default: this machine's.")
+@click.option("--verify", is_flag=True, help="Build once more from nothing, and fail unless it is the same image.")
+@click.option("--insecure-registry", is_flag=True, help="Speak plain HTTP to registries of other machines.")
+@output.dry_run
+@output.as_json
+def command(*, dry_run: bool, as_json: bool, verify: bool, insecure_registry: bool, **options: Any) -> None:  # noqa: ANN401
+    r"""Make an image of an environment: of a lock, requirements, a script, an Image, or of what is installed.
+
+    No daemon is needed. The same lock and base give the same image; what was packed before is not packed again.
+
+    \b
+    Examples:
+      clustrix build --output registry.example.org/me/fit:1
+      clustrix build --lock uv.lock --base oci:base --output oci:image --json
+      clustrix build --script fit.py --output docker:fit --verify
+      clustrix build --requirements requirements.txt --output oci-archive:fit.tar --dry-run
+    """
+    from clustrix import artifacts, pipeline
+    from clustrix.cli.progress import shown
+
+    with shown():
+        order = _order(insecure=insecure_registry, **options)
+        if dry_run:
+            _tell_plan(order, as_json=as_json)
+            return
+        if verify:
+            wheels = artifacts.fetch(order.recipe.lock, pipeline.progress)
+            built = artifacts.builder().verify(order.recipe, wheels, progress=pipeline.progress)
+        else:
+            built = artifacts.build(order.recipe, progress=pipeline.progress)
+        published = [_publish(text, built, insecure=insecure_registry) for text in order.destinations]
+    _tell(order, built, published, as_json=as_json, verified=verify)
+
+
+def _order(
+    *,
+    lock: Path | None,
+    requirements: Path | None,
+    script: Path | None,
+    described: str | None,
+    extras: tuple[str, ...],
+    groups: tuple[str, ...],
+    base: str | None,
+    outputs: tuple[str, ...],
+    tags: tuple[str, ...],
+    platform: str | None,
+    insecure: bool,
+) -> Order:
+    from clustrix import artifacts, config, target
+    from clustrix.worker import installed
+
+    given = [choice for choice in (lock, requirements, script, described) if choice is not None]
+    if len(given) > 1:
+        raise click.UsageError("give one of --lock, --requirements, --script and --image")
+    path = lock or requirements or script
+    image = _load(described) if described else Image.from_environment()
+    if path is not None:
+        image = Image.from_lock(str(path))
+    image = replace(image, extras=(*image.extras, *extras), groups=(*image.groups, *groups))
+    current = config.load()
+    settings = current.resolve(current.default_target() or config.LOCAL)
+    minor = installed.interpreter().minor
+    wanted = platform or settings.platform
+    on = artifacts.base(
+        base or image.base or settings.base,
+        minor=minor,
+        machine=target.machine_of(wanted) if wanted else target.this_machine(),
+        insecure=insecure,
+    )
+    result = artifacts.lock(
+        artifacts.source(image, Path.cwd()),
+        on.platform,
+        on.python(minor)[1].version,
+        requirements=image.requirements,
+    )
+    return Order(result, artifacts.recipe(image, result.lock, on), _destinations(outputs, tags))
+
+
+def _load(text: str) -> Image:
+    """Run a Python file and take an Image out of it by name."""
+    import runpy
+
+    place, _, name = text.rpartition(":")
+    if not place or not Path(place).is_file():
+        raise ConfigError(f"--image {text}: no such file", remedy="Write it as FILE.py:NAME.")
+    found = runpy.run_path(place).get(name)
+    if not isinstance(found, Image):
+        raise ConfigError(f"{place} has no Image called {name!r}", remedy="Write it as FILE.py:NAME.")
+    return found
+
+
+def _destinations(outputs: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str, ...]:
+    if tags and not outputs:
+        raise click.UsageError("--tag needs an --output")
+    if not tags:
+        return outputs
+    if named := [text for text in outputs if _has_tag(text)]:
+        raise click.UsageError(f"--output {named[0]} has a tag already: leave out --tag")
+    return tuple(f"{text}:{tag}" for text in outputs for tag in tags)
+
+
+def _has_tag(text: str) -> bool:
+    rest = (
+        text.partition(":")[2] if text.split(":", 1)[0] in {"oci", "oci-archive", "docker", "docker-daemon"} else text
+    )
+    return ":" in rest.rpartition("/")[2]
+
+
+def _publish(text: str, built: BuildResult, *, insecure: bool) -> dict[str, object]:
+    from clustrix import artifacts, pipeline
+    from clustrix.publish import destination
+
+    sent = destination(text, client=artifacts.client(insecure=insecure)).publish(
+        built.image, artifacts.layout(), progress=pipeline.progress
+    )
+    return {"reference": sent.reference, "uploaded_bytes": sent.uploaded_bytes, "unchanged": sent.unchanged}
+
+
+def _tell_plan(order: Order, *, as_json: bool) -> None:
+    from clustrix import artifacts
+
+    maker = artifacts.builder()
+    found = maker.find(order.recipe)
+    missing = [] if found else [f"{row.name} {row.version}" for row in maker.missing(order.recipe)]
+    data = {
+        "lock": order.result.lock.digest,
+        "platform": str(order.result.lock.platform),
+        "python": order.result.lock.python,
+        "base": order.recipe.base.reference or order.recipe.base.digest,
+        "image": found.image.config_digest if found else None,
+        "packages": len(order.result.lock.packages),
+        "to_pack": missing,
+        "outputs": list(order.destinations),
+    }
+    if as_json:
+        output.emit({**data, "report": order.result.report.as_json()})
+        return
+    click.echo(order.result.report.text() + "\n")
+    to_pack = ", ".join(missing) or "nothing: all of it was packed before"
+    output.facts({**data, "to_pack": to_pack, "outputs": ", ".join(order.destinations) or "the local cache"})
+
+
+def _tell(
+    order: Order, built: BuildResult, published: list[dict[str, object]], *, as_json: bool, verified: bool
+) -> None:
+    image = built.image
+    data: dict[str, object] = {
+        "config_digest": image.config_digest,
+        "manifest_digest": image.manifest_digest,
+        "platform": image.platform,
+        "python": image.python,
+        "fingerprint": image.fingerprint,
+        "lock": image.lock_digest,
+        "base": built.base_reference or order.recipe.base.digest,
+        "bytecode": built.bytecode,
+        "packed_bytes": built.packed_bytes,
+        "reused_bytes": built.reused_bytes,
+    }
+    if as_json:
+        layers = [
+            {"title": row.title, "digest": row.digest, "size": row.size, "reused": row.reused} for row in built.layers
+        ]
+        output.emit({**data, "verified": verified, "layers": layers, "outputs": published})
+        return
+    output.facts({**data, "verified": "yes, built twice" if verified else None})
+    for row in published:
+        sent = "was there" if row["unchanged"] else f"{row['uploaded_bytes']} bytes sent"
+        click.echo(f"output  {row['reference']} ({sent})")

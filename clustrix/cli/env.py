@@ -1,0 +1,205 @@
+"""``clustrix env``: what is installed, its lock, and how environments differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clustrix.cli import output
+from clustrix.model.lock import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from clustrix.model.lock import LockResult
+
+_SOURCE = click.option(
+    "--environment",
+    default="interpreter",
+    show_default=True,
+    help="interpreter, auto, or a uv.lock, pylock.toml, requirements file, script or project directory.",
+)
+
+
+@click.group("env")
+def command() -> None:
+    r"""Show, lock or compare an environment.
+
+    \b
+    Examples:
+      clustrix env show
+      clustrix env lock --output pylock.toml
+      clustrix env diff hpc/01J9ZK2M
+    """
+
+
+@command.command("show")
+@output.as_json
+def show(*, as_json: bool) -> None:
+    r"""Show what is installed beside this Python, as `pip list` does, and where each package came from.
+
+    \b
+    Examples:
+      clustrix env show
+      clustrix env show --json
+    """
+    from clustrix.capture import packages
+    from clustrix.worker import installed
+
+    found = packages.capture()
+    if as_json:
+        output.emit(
+            {
+                "python": found.interpreter.version,
+                "implementation": found.interpreter.implementation,
+                "platform": str(found.platform) if found.platform else None,
+                "fingerprint": installed.of_environment(),
+                "packages": [
+                    {"name": row.name, "version": row.version, "origin": row.origin.value, "url": row.url}
+                    for row in found.distributions
+                ],
+            }
+        )
+        return
+    rows = [(row.name, row.version, row.origin.value, row.url or "") for row in found.distributions]
+    output.table(("package", "version", "origin", "from"), rows)
+
+
+@command.command("lock")
+@_SOURCE
+@click.option("--platform", help="linux/amd64 or linux/arm64, with the glibc of --glibc. Default: this machine's.")
+@click.option("--glibc", default="2.36", show_default=True, help="The oldest glibc that the lock is for.")
+@click.option("--with", "requirements", multiple=True, help="A requirement to add (PEP 508).")
+@click.option("--refresh", is_flag=True, help="Ask the indexes again.")
+@click.option("--output", "path", type=click.Path(path_type=Path), help="Write it there, not to standard output.")
+@output.as_json
+def lock(
+    environment: str,
+    platform: str | None,
+    glibc: str,
+    requirements: tuple[str, ...],
+    path: Path | None,
+    *,
+    refresh: bool,
+    as_json: bool,
+) -> None:
+    r"""Lock an environment: pylock.toml (PEP 751), every package with the hash of one file.
+
+    \b
+    Examples:
+      clustrix env lock --output pylock.toml
+      clustrix env lock --environment uv.lock --platform linux/arm64 --glibc 2.34
+      clustrix env lock --json
+    """
+    from clustrix import locking
+
+    result = _locked(environment, platform, glibc, requirements, refresh=refresh)
+    text = locking.write(result.lock)
+    if path is not None:
+        path.write_text(text)
+    if as_json:
+        output.emit({"digest": result.lock.digest, "platform": str(result.lock.platform), **result.report.as_json()})
+    elif path is None:
+        click.echo(text, nl=False)
+    output.note(f"{result.report.text()}\n{result.lock.digest}")
+
+
+@command.command("diff")
+@click.argument("other", required=False, shell_complete=output.complete_jobs)
+@click.option("--deep", is_flag=True, help="Also hash every installed file, and name those that were altered.")
+@output.as_json
+def diff(other: str | None, *, deep: bool, as_json: bool) -> None:
+    r"""Compare what is installed here with its lock, a lock file, or what a job ran in. Ends with 1 if they differ.
+
+    \b
+    Examples:
+      clustrix env diff                     with the lock that a call would use
+      clustrix env diff pylock.toml
+      clustrix env diff hpc/01J9ZK2M
+      clustrix env diff --deep              also finds single altered files
+    """
+    from clustrix.worker import installed
+
+    name, expected = _expected(other)
+    live = _locked("interpreter", None, "", ())
+    apart = {row.name for row in live.report.having(Status.LEFT_OUT, Status.TRAVELS)}
+    here = {key: mark for key, mark in installed.fingerprints().items() if key not in apart}
+    rows = [
+        {"package": key, "difference": _how(key, here, expected)}
+        for key in sorted({*here, *expected})
+        if here.get(key) != expected.get(key)
+    ]
+    if deep:
+        rows += [{"package": row.distribution, "difference": f"{row.how}: {row.path}"} for row in installed.altered()]
+    if as_json:
+        output.emit({"compared_with": name, "packages": len(expected), "differences": rows})
+    elif rows:
+        output.table(("package", "difference"), [(row["package"], row["difference"]) for row in rows])
+    else:
+        click.echo(f"no difference: {len(expected)} packages are those of {name}")
+    if rows:
+        click.get_current_context().exit(1)
+
+
+def _how(key: str, here: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    if key not in here:
+        return "not installed here"
+    return "another build" if key in expected else "only installed here"
+
+
+def _expected(other: str | None) -> tuple[str, Mapping[str, str]]:
+    """Give what is compared with: its name, and the fingerprint of each package by name."""
+    from clustrix import artifacts
+
+    if other is None or Path(other).exists():
+        result = _locked(other or "interpreter", None, "", ())
+        artifacts.fetch(result.lock)
+        return f"lock {result.lock.digest}", artifacts.fingerprints(result.lock) or {}
+    return _of_job(other)
+
+
+def _of_job(name: str) -> tuple[str, Mapping[str, str]]:
+    """Read what a job was told to find installed."""
+    from shlex import quote
+
+    from clustrix import pipeline, target
+    from clustrix.errors import ConfigError, UnknownJob
+    from clustrix.model.paths import SitePaths
+    from clustrix.worker import task
+
+    record = pipeline.find(name)
+    place = SitePaths(record.root).job(record.id.ulid).task
+    done = target.of_record(record).transport.run(f"cat {quote(place)}")
+    if done.returncode != 0:
+        raise UnknownJob(f"{record.id} has no directory any more", remedy="Compare with a lock: clustrix env diff FILE")
+    expected = task.read(done.stdout).distributions
+    if not expected:
+        raise ConfigError(
+            f"{record.id} ran in an image whose packages are not known one by one",
+            remedy="Compare with the lock that the image was made from: clustrix env diff pylock.toml",
+        )
+    return f"job {record.id}", expected
+
+
+def _locked(
+    environment: str, platform: str | None, glibc: str, requirements: tuple[str, ...], *, refresh: bool = False
+) -> LockResult:
+    from clustrix import artifacts, config, target
+    from clustrix.model.environment import Platform
+    from clustrix.model.image import Image
+    from clustrix.worker import installed
+
+    image = Image.from_environment() if environment == "interpreter" else Image.from_lock(environment)
+    here = installed.interpreter()
+    if platform is None:
+        where, python = target.of(config.load().resolve(config.LOCAL)).platform, here.version
+    else:
+        major, _, minor = glibc.partition(".")
+        if not (major.isdigit() and minor.isdigit()):
+            raise click.UsageError(f"--glibc {glibc}: write it as 2.36")
+        where, python = Platform(target.machine_of(platform), (int(major), int(minor))), here.minor
+    return artifacts.lock(
+        artifacts.source(image, Path.cwd()), where, python, requirements=requirements, refresh=refresh
+    )

@@ -1,0 +1,71 @@
+"""``clustrix images``: what was built here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from clustrix.cli import output
+
+
+@click.command("images")
+@output.as_json
+def command(*, as_json: bool) -> None:
+    r"""List the images that were built here, the newest first, and the environments of the venv runtime.
+
+    \b
+    Examples:
+      clustrix images
+      clustrix images --json
+    """
+    from clustrix import config, target
+
+    images = _images(config.cache_directory() / "build" / "images")
+    site = target.of(config.load().resolve(config.LOCAL)).site
+    venvs = _environments(Path(site.venvs))
+    if as_json:
+        output.emit({"images": images, "environments": venvs})
+        return
+    if not images and not venvs:
+        output.note("nothing was built here yet")
+    if images:
+        columns = ("config_digest", "python", "platform", "lock", "layer_bytes")
+        output.table(columns, [[_short(row[name]) for name in columns] for row in images])
+    if venvs:
+        output.table(("environment", "lock"), [[row["path"], _short(row["lock"])] for row in venvs])
+
+
+def _images(directory: Path) -> list[dict[str, object]]:
+    rows = []
+    for path in sorted(directory.glob("*.json"), key=lambda path: -path.stat().st_mtime):
+        record = json.loads(path.read_bytes())
+        image = record["image"]
+        rows.append(
+            {
+                "config_digest": image["config_digest"],
+                "manifest_digest": image["manifest_digest"],
+                "python": image["python"],
+                "platform": image["platform"],
+                "lock": image["lock_digest"],
+                "fingerprint": image["fingerprint"],
+                "layer_bytes": sum(layer["size"] for layer in record["layers"]),
+                "built": path.stat().st_mtime,
+            }
+        )
+    return rows
+
+
+def _environments(directory: Path) -> list[dict[str, object]]:
+    if not directory.is_dir():
+        return []
+    return [
+        {"path": str(path), "lock": f"sha256:{path.name}"}
+        for path in sorted(directory.iterdir())
+        if "." not in path.name
+    ]
+
+
+def _short(value: object) -> object:
+    return value[:19] if isinstance(value, str) and value.startswith("sha256:") else value

@@ -1,0 +1,78 @@
+"""``clustrix jobs``: the journal, and where those stand that have not ended."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import click
+
+from clustrix.cli import output
+
+
+@click.command("jobs")
+@output.target_option
+@click.option("-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="Show so many, the newest.")
+@click.option("--all", "everything", is_flag=True, help="Show all.")
+@click.option("--offline", is_flag=True, help="Ask no target: show what is known here.")
+@output.as_json
+def command(target: str | None, number: int, *, everything: bool, offline: bool, as_json: bool) -> None:
+    r"""List jobs, the newest first. Each target is asked once, whatever the number of jobs.
+
+    \b
+    Examples:
+      clustrix jobs
+      clustrix jobs --target hpc --all
+      clustrix jobs --json --offline
+    """
+    from clustrix import pipeline
+    from clustrix.errors import ClustrixError
+    from clustrix.journal import Journal
+
+    records = [record for record in Journal().list() if target in {None, record.id.target}]
+    shown = records if everything else records[:number]
+    open_ones = [] if offline else [record for record in shown if not record.state.ended]
+    said = pipeline.statuses(open_ones)
+    rows = []
+    for record in shown:
+        status = said.get(record.id)
+        silent = isinstance(status, ClustrixError)
+        known = None if status is None or isinstance(status, ClustrixError) else status
+        rows.append(
+            {
+                "id": str(record.id),
+                "function": record.function,
+                "state": "no answer" if silent else (known.state if known else record.state).value,
+                "items": record.items,
+                "finished": known.finished if known else None,
+                "failed": known.failed if known else None,
+                "created": record.created,
+                "native_id": record.native_id,
+                "reason": known.reason if known else str(status) if silent else "",
+            }
+        )
+    if as_json:
+        output.emit(rows)
+        return
+    if not rows:
+        output.note("no jobs yet")
+        return
+    columns = ("id", "function", "state", "items", "created", "reason")
+    output.table(columns, [[_cell(name, row[name]) for name in columns] for row in rows])
+    if len(records) > len(shown):
+        output.note(f"{len(records) - len(shown)} older ones: --all")
+
+
+def _cell(name: str, value: object) -> object:
+    if name == "created" and isinstance(value, float):
+        return age(value)
+    return str(value).splitlines()[0] if value else value
+
+
+def age(created: float) -> str:
+    """Say how long ago something was, or its date where that is days."""
+    seconds = time.time() - created
+    for limit, unit, size in ((60, "s", 1), (3600, "min", 60), (86400, "h", 3600)):
+        if seconds < limit:
+            return f"{int(seconds / size)} {unit} ago"
+    return datetime.fromtimestamp(created).astimezone().strftime("%Y-%m-%d %H:%M")
