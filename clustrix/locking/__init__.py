@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from clustrix.errors import ConfigError, LockError
 from clustrix.locking import described, live
 from clustrix.locking.fetching import fetch
+from clustrix.locking.inputs import identity
 from clustrix.locking.pylock import read, write
 from clustrix.locking.resolution import Locker
 from clustrix.locking.target import PIP_TOOLS, UV, Target
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from clustrix.model.environment import Platform
     from clustrix.model.source import Source
 
-__all__ = ["compare", "fetch", "lock", "read", "write"]
+__all__ = ["compare", "fetch", "identity", "lock", "read", "write"]
 
 
 _COMPARABLE = frozenset({Status.SAME_VERSION, Status.REBUILT})

@@ -19,7 +19,7 @@ from clustrix.model.lock import LockedFile
 from clustrix.worker import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from clustrix.locking.resolution import Locker
     from clustrix.locking.target import Target
@@ -30,6 +30,8 @@ _NOT_SOURCE = frozenset(
 )
 _OUTPUT = frozenset({"build", "dist"})
 """What build back-ends write to the top of a source tree."""
+_LARGEST = 1 << 30
+"""Bytes of a source tree that can only be data."""
 
 
 def from_directory(name: str, directory: Path, subdirectory: str | None, locker: Locker) -> LockedFile:
@@ -45,14 +47,18 @@ def from_directory(name: str, directory: Path, subdirectory: str | None, locker:
             f"{name}: its source {directory} does not exist", remedy="Put it back, or uninstall the package."
         )
 
+    sources = _sources(name, directory)
+
     def prepare(work: Path) -> Path:
-        def skip(where: str, names: list[str]) -> set[str]:
-            top = _OUTPUT if Path(where) == directory else frozenset()
-            return set(names) & ((_NOT_SOURCE - {".git"}) | top)  # versions may be derived from the repository
+        for source in sources:
+            copy = work / "source" / source.relative_to(directory)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy)
+        if (directory / ".git").exists():
+            (work / "source" / ".git").symlink_to(directory / ".git")  # versions may be derived from the repository
+        return work / "source" / (subdirectory or "")
 
-        return Path(shutil.copytree(directory, work / "source", symlinks=True, ignore=skip)) / (subdirectory or "")
-
-    return _build(name, ["directory", tree_digest(directory), subdirectory], prepare, locker)
+    return _build(name, ["directory", _digest(directory, sources), subdirectory], prepare, locker)
 
 
 def from_repository(name: str, url: str, *, commit: str, subdirectory: str | None, locker: Locker) -> LockedFile:
@@ -90,19 +96,47 @@ def from_sdist(name: str, sdist: LockedFile, locker: Locker) -> LockedFile:
     return _build(name, ["sdist", sdist.sha256], prepare, locker)
 
 
-def tree_digest(directory: Path) -> str:
-    """Digest the names and contents of a source tree, less what version control, caches and builds put there."""
+def tree_digest(name: str, directory: Path) -> str:
+    """Digest the names and contents of a source tree, less what is ignored, cached or built there."""
+    return _digest(directory, _sources(name, directory))
+
+
+def _digest(directory: Path, sources: Sequence[Path]) -> str:
     digest = hashlib.sha256()
+    for path in sources:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(directory).as_posix()}\0{content}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _sources(name: str, directory: Path) -> list[Path]:
+    """List the files of a source tree: those that Git does not ignore, or all but what caches and builds leave.
+
+    Raises:
+        LockError: they are so large that there must be data among them.
+
+    """
+    argv = ["git", "-C", str(directory), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "."]
+    try:
+        listed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split("\0")
+        found = [directory / path for path in sorted(set(listed)) if path]
+    except (OSError, subprocess.CalledProcessError):
+        found = list(_walk(directory))
+    found = [path for path in found if path.is_file() and path.suffix != ".pyc"]
+    size = sum(path.stat().st_size for path in found)
+    if size > _LARGEST:
+        raise LockError(
+            f"the source of {name} in {directory} has {size >> 20} MiB",
+            remedy="Let Git ignore the data in it, or keep the data elsewhere.",
+        )
+    return found
+
+
+def _walk(directory: Path) -> Iterator[Path]:
     for where, directories, names in os.walk(directory):
         skipped = _NOT_SOURCE | (_OUTPUT if Path(where) == directory else frozenset())
         directories[:] = sorted(each for each in directories if each not in skipped and not each.endswith(".egg-info"))
-        for name in sorted(names):
-            path = Path(where) / name
-            if path.suffix == ".pyc" or not path.is_file():
-                continue
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(directory).as_posix()}\0{content}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+        yield from (Path(where) / name for name in sorted(names))
 
 
 def _build(name: str, identity: list[str | None], prepare: Callable[[Path], Path], locker: Locker) -> LockedFile:
@@ -133,7 +167,7 @@ def _run_build(name: str, source: Path, output: Path, locker: Locker) -> None:
         if locker.tool == UV:
             own = installed.interpreter().minor == locker.target.minor
             python = sys.executable if own else locker.target.minor
-            arguments = ["build", "--quiet", "--wheel", "--out-dir", str(output), "--python", python, str(source)]
+            arguments = ["build", "--wheel", "--out-dir", str(output), "--python", python, str(source)]
             uv.run(arguments, cwd=cwd, environment=indexes.uv_environment())
         else:
             piptools.build(source, output, locker.target)

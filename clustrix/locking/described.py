@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix.locking import builds, graph, requirements, travelling
+from clustrix.locking import builds, graph, inputs, requirements, travelling
 from clustrix.locking.live import Parts
 from clustrix.model.lock import LockedPackage, Row, Status
 from clustrix.model.source import ProjectSource, PylockSource, RequirementsSource
@@ -56,7 +56,7 @@ def _entries(
     if isinstance(source, RequirementsSource):
         hashed = requirements.read(Path(source.path)).hashes
         return locker.requirements(source), Status.LOCKED if hashed else Status.RESOLVED
-    locked = Path(source.path + ".lock").is_file()
+    locked = inputs.lock_of_script(Path(source.path)).is_file()
     return locker.script(source), Status.LOCKED if locked else Status.RESOLVED
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import ssl
 import tempfile
 import threading
 import time
@@ -175,6 +174,8 @@ def _verify(file: LockedFile, sha256: str) -> None:
 
 
 def _client() -> httpx.Client:
+    import ssl
+
     import httpx
 
     verify: ssl.SSLContext | bool = True

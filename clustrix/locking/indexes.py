@@ -79,14 +79,14 @@ def pip_settings(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def credentials(url: str, variables: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-    """Give user and password for a URL: of an index configured on its host, of UV_INDEX_NAME_USERNAME, or of netrc.
+    """Give user and password for a URL: of an index with its origin, of UV_INDEX_NAME_USERNAME, or of netrc.
 
     An index may serve its files from another host; then netrc is the place for that host's.
     """
     host = urlsplit(url).hostname
     for name, index in _indexes(variables):
         parts = urlsplit(index)
-        if parts.hostname != host:
+        if _origin(index) != _origin(url):
             continue
         prefix = "UV_INDEX_" + "".join(letter if letter.isalnum() else "_" for letter in name).upper()
         if name and f"{prefix}_PASSWORD" in variables:
@@ -99,6 +99,12 @@ def credentials(url: str, variables: Mapping[str, str] = os.environ) -> tuple[st
     except (OSError, netrc.NetrcParseError):
         return None
     return (found[0], found[2] or "") if found else None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Give what a password must not leave: scheme, host and port."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _indexes(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:

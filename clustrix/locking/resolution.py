@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import LockError, UnsupportedPackage
-from clustrix.locking import graph, indexes, piptools, pylock, requirements, uv
+from clustrix.locking import graph, indexes, inputs, piptools, pylock, requirements, uv
 from clustrix.locking.pylock import Entry
 from clustrix.locking.target import PIP_TOOLS, UV
 from clustrix.model.lock import LockedFile
@@ -98,7 +98,6 @@ class Locker:
         found = requirements.read(path)
         exact = ["--no-deps"] if found.hashes else []
         prerelease = ["--prerelease", "allow"] if found.prereleases else []
-        texts = [each.read_text(encoding="utf-8-sig") for each in found.files]
 
         def ask() -> list[Entry]:
             if self.tool == PIP_TOOLS:
@@ -107,33 +106,29 @@ class Locker:
             text = uv.run(arguments, cwd=path.parent, environment=_indexes())
             return self._read(text, base=path.parent, hashes=found.hashes or None)
 
-        return self._remember(["requirements", str(path), *texts], ask)
+        return self._remember(["requirements", source.path, *inputs.texts(source)], ask)
 
     def script(self, source: ScriptSource) -> list[Entry]:
         """Read a script's inline metadata, or the ``.lock`` beside it where there is one."""
         path = Path(source.path)
-        locked = path.with_name(path.name + ".lock")
+        texts = inputs.texts(source)
         # uv compiles a script for any Python; whether the script wants it is said in its metadata.
-        texts = [each.read_text(encoding="utf-8") for each in (path, locked) if each.is_file()]
-        pylock.check_python(_requires_python(texts[0]), str(path), self.target)
+        wanted = pylock.load(texts[0], f"the inline metadata of {path}").get("requires-python")
+        pylock.check_python(wanted, str(path), self.target)
 
         def ask() -> list[Entry]:
             self._uv_only("a script's metadata")
-            if locked.is_file():
+            if inputs.lock_of_script(path).is_file():
                 arguments = ["export", "--script", str(path), *_EXPORT]
             else:
                 arguments = [*self._compile(), str(path)]
             return self._read(uv.run(arguments, cwd=path.parent, environment=_indexes()), base=path.parent)
 
-        return self._remember(["script", str(path), *texts], ask)
+        return self._remember(["script", source.path, *texts], ask)
 
     def project(self, source: ProjectSource) -> list[Entry]:
         """Read the uv.lock of a project, which must be up to date."""
         directory = Path(source.directory)
-        if not (directory / "uv.lock").is_file():
-            raise LockError(f"there is no uv.lock in {directory}", remedy="Make one with: uv lock")
-        lock = (directory / "uv.lock").read_text(encoding="utf-8")
-        texts = [lock, *_local_projects(lock, directory)]
 
         def ask() -> list[Entry]:
             self._uv_only("uv.lock")
@@ -144,19 +139,17 @@ class Locker:
                 arguments += ["--group", group]
             return self._read(uv.run(arguments, cwd=directory), base=directory)
 
-        return self._remember(["project", str(directory), *source.extras, "--", *source.groups, *texts], ask)
+        choices = [*source.extras, "--", *source.groups]
+        return self._remember(["project", source.directory, *choices, *inputs.texts(source)], ask)
 
     def pylock(self, source: PylockSource) -> list[Entry]:
         """Read a pylock.toml that somebody else wrote."""
-        path = Path(source.path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise LockError(f"cannot read {path}: {error}") from error
+        base = Path(source.path).parent
+        (text,) = inputs.texts(source)
         choices: dict[str, Any] = {"extras": source.extras, "groups": source.groups}
         return self._remember(
-            ["pylock", str(path.parent), *source.extras, "--", *source.groups, text],
-            lambda: pylock.entries(text, str(path), path.parent, self.target, **choices),
+            ["pylock", str(base), *source.extras, "--", *source.groups, text],
+            lambda: pylock.entries(text, source.path, base, self.target, **choices),
         )
 
     def _pins(self, lines: Sequence[str]) -> list[Entry]:
@@ -233,19 +226,3 @@ def _entry(row: dict[str, Any]) -> Entry:
     files = {key: LockedFile(**row[key]) if row[key] else None for key in ("wheel", "sdist")}
     places = {key: tuple(row[key]) if row[key] else None for key in ("directory", "vcs")}
     return Entry(**{**row, **files, **places})
-
-
-def _requires_python(script: str) -> str | None:
-    lines = script.partition("# /// script")[2].partition("# ///\n")[0].splitlines()
-    text = "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
-    value = pylock.load(text, "the script's inline metadata").get("requires-python")
-    return None if value is None else str(value)
-
-
-def _local_projects(lock: str, directory: Path) -> list[str]:
-    """Read the pyproject.toml of everything in the workspace: a change there may outdate the lock."""
-    packages = pylock.load(lock, "uv.lock").get("package", [])
-    sources = [package.get("source", {}) for package in packages]
-    places = {source[kind] for source in sources for kind in ("editable", "directory", "virtual") if kind in source}
-    files = [directory / place / "pyproject.toml" for place in sorted({".", *places})]
-    return [path.read_text(encoding="utf-8") for path in files if path.is_file()]

@@ -87,3 +87,6 @@ def test_credentials(variables: dict[str, str], own_settings: Path) -> None:
     assert indexes.credentials("https://other/x.whl", named) == ("u", "v")
     assert indexes.credentials("https://files/x.whl", named) == ("me", "fromnetrc")
     assert indexes.credentials("https://elsewhere/x.whl", named) is None
+    assert indexes.credentials("http://mine/packages/x.whl", named) is None, "not in the clear"
+    assert indexes.credentials("https://mine:8443/packages/x.whl", named) is None
+    assert indexes.credentials("https://mine:443/packages/x.whl", named) == ("me", "p@ss")

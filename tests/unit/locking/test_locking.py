@@ -409,3 +409,58 @@ def test_project_that_has_changed_since_it_was_locked(project: Path, tmp_path: P
     (project / "uv.lock").unlink()
     with pytest.raises(LockError, match=r"there is no uv.lock"):
         lock(ProjectSource(str(project)), tmp_path)
+
+
+def test_identity_changes_with_whatever_decides_on_a_lock(tmp_path: Path) -> None:
+    """And with nothing else: an edit of a script's code or of a travelling source asks no question again."""
+    built = make_project(tmp_path / "built", "built")
+    mine = make_project(tmp_path / "mine", "mine")
+    (tmp_path / "requirements.txt").write_text("-r more.txt\n")
+    (tmp_path / "more.txt").write_text("six\n")
+    (tmp_path / "fit.py").write_text('# /// script\n# dependencies = ["six"]\n# ///\nprint(1)\n')
+    live = environment(
+        row("built", origin=Origin.DIRECTORY, url=built.as_uri()),
+        row("mine", origin=Origin.EDITABLE, url=mine.as_uri()),
+    )
+    requirements = RequirementsSource(str(tmp_path / "requirements.txt"))
+    script = ScriptSource(str(tmp_path / "fit.py"))
+
+    def edit(path: Path, old: str, new: str) -> None:
+        path.write_text(path.read_text().replace(old, new))
+
+    edits = [
+        (live, built / "src" / "built" / "__init__.py", "VERSION", "OTHER", True),
+        (live, mine / "src" / "mine" / "__init__.py", "VERSION", "OTHER", False),
+        (requirements, tmp_path / "more.txt", "six", "rich", True),
+        (script, tmp_path / "fit.py", "print(1)", "print(2)", False),
+        (script, tmp_path / "fit.py", "six", "rich", True),
+    ]
+    for source, path, old, new, matters in edits:
+        before = locking.identity(source)
+        assert locking.identity(source) == before
+        edit(path, old, new)
+        assert (locking.identity(source) != before) is matters, path
+    assert locking.identity(environment(row("six"))) != locking.identity(environment(row("six", "1.1")))
+
+
+def test_what_git_ignores_is_no_source(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = make_project(tmp_path / "built", "built")
+    source = environment(row("built", origin=Origin.DIRECTORY, url=built.as_uri()))
+    (built / "data.bin").write_bytes(b"x" * 5000)
+    monkeypatch.setattr("clustrix.locking.builds._LARGEST", 4000)
+    with pytest.raises(LockError, match=r"the source of built in .* has 0 MiB") as raised:
+        lock(source, tmp_path)
+    assert "Let Git ignore the data" in str(raised.value.remedy)
+    (built / ".gitignore").write_text("*.bin\n")
+    subprocess.run(["git", "init", "--quiet", str(built)], check=True)
+    assert statuses(lock(source, tmp_path)) == {"built": Status.REBUILT}
+
+
+def test_a_source_that_does_not_build(index: Index, tmp_path: Path) -> None:
+    broken = make_project(tmp_path / "broken", "broken")
+    (broken / "backend.py").write_text("raise SystemExit('no compiler')\n")
+    source = environment(row("broken", origin=Origin.DIRECTORY, url=broken.as_uri()))
+    with pytest.raises(LockError, match=r"cannot build a wheel of broken: (.|\n)*no compiler") as raised:
+        lock(source, tmp_path)
+    assert raised.value.remedy
+    assert not list((tmp_path / "cache" / "built").iterdir()), "nothing half-made"
