@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, cached_property
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from clustrix.model.source import Source
     from clustrix.oci.client import Client
     from clustrix.oci.layout import Layout
+    from clustrix.transports.base import Transport
 
 _FORMAT = 1  # changes when the same question gets another answer
 _LABELS = ("dev.clustrix.python", "dev.clustrix.fingerprint", "dev.clustrix.lock")
@@ -122,7 +124,7 @@ def _identity(found: Source) -> object:
     return [type(found).__name__, dataclasses.asdict(found), texts]
 
 
-def base(name: str | None, *, minor: str, machine: str, insecure: bool = False) -> Base:
+def base(name: str | None, *, minor: str, machine: str, insecure: bool = False, progress: Progress = SILENT) -> Base:
     """Find and probe a base image."""
     from clustrix.build import baseimage
 
@@ -133,6 +135,7 @@ def base(name: str | None, *, minor: str, machine: str, insecure: bool = False) 
         client=client(insecure=insecure),
         layout=layout(),
         cache=cache_directory() / "build",
+        progress=progress,
     )
 
 
@@ -237,6 +240,35 @@ def pushed(image: BuiltImage, repository: str, *, insecure: bool = False, progre
     tag = (image.lock_digest or image.config_digest).partition(":")[2][:32]
     sent = destination(f"{repository}:{tag}", client=client(insecure=insecure))
     return replace(image, reference=sent.publish(image, layout(), progress=progress).reference)
+
+
+def load_into_engine(image: BuiltImage, engine: str, transport: Transport, *, progress: Progress = SILENT) -> None:
+    """Give an image that was built here to the engine of a host, by its command line.
+
+    Raises:
+        ImageUnavailable: the engine does not take it; in its own words.
+
+    """
+    from clustrix.oci.archive import docker_archive
+    from clustrix.transports.base import Pieces
+
+    blobs = layout()
+    manifest = blobs.describe(image.manifest_digest)
+    name = f"clustrix:{image.config_digest.partition(':')[2][:32]}"
+    bar = progress.start(f"load {name}", sum(blob.size for blob in blobs.manifest(manifest.digest).blobs))
+
+    def pieces() -> Iterator[bytes]:
+        for piece in docker_archive(blobs, manifest, name):
+            yield piece
+            bar.advance(len(piece))
+
+    try:
+        done = transport.run(f"{engine} load", stdin=io.BufferedReader(Pieces(pieces()), 1 << 20))
+    finally:
+        bar.close()
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise ImageUnavailable(f"the {engine} engine at {transport.address} cannot load {name}: {said}")
 
 
 class Wheels(Mapping[str, Path]):

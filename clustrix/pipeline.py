@@ -114,9 +114,8 @@ def prepare(settings: ClusterConfig) -> Prepared:
         # Only where the choice was ours: what somebody configured is never swapped.
         if not (target.chosen_by_itself and target.runtime.needs is Need.OCI) or settings.base or settings.image:
             raise
-        _say(f"target {target.name} uses venv instead: no base image ({error.message})")
-        targets.avoid_containers()
-        return _placed(targets.of(settings), settings)
+        targets.avoid_containers(f"no base image can be had ({error.message})")
+        return prepare(settings)
 
 
 def _placed(target: Target, settings: ClusterConfig) -> Prepared:
@@ -132,7 +131,7 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
         result, built = _image(target, image, settings)
         _refuse_other_python(built)
         artifact = Artifact(image=built, layout=artifacts.layout().path, lock=result.lock if result else None)
-    standing = target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
+    standing = _ensured(target, artifact)
     return Prepared(
         target=target,
         settings=settings,
@@ -141,6 +140,17 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
         lock=result,
         prints=artifacts.fingerprints(result.lock) if result else None,
     )
+
+
+def _ensured(target: Target, artifact: Artifact) -> Placed:
+    try:
+        return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
+    except ImageUnavailable:
+        built_here = artifact.image is not None and artifact.layout is not None and artifact.image.reference is None
+        if target.runtime.needs is not Need.OCI or not built_here or artifact.image is None:
+            raise
+    artifacts.load_into_engine(artifact.image, target.runtime_name, target.transport, progress=progress)
+    return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
 
 
 def _lock_of_host(target: Target, image: Image) -> LockResult:
@@ -164,7 +174,9 @@ def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockR
     if image.source is ImageSource.REGISTRY:
         found = artifacts.existing(image.location or "", minor=minor, machine=target.machine, insecure=insecure)
         return None, found
-    base = artifacts.base(image.base or settings.base, minor=minor, machine=target.machine, insecure=insecure)
+    base = artifacts.base(
+        image.base or settings.base, minor=minor, machine=target.machine, insecure=insecure, progress=progress
+    )
     source = artifacts.source(image, Path.cwd())
     result = artifacts.lock(source, base.platform, base.python(minor)[1].version, requirements=image.requirements)
     built = artifacts.build(artifacts.recipe(image, result.lock, base), progress=progress).image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,16 +41,17 @@ printf '\\n%s\\n' "$HOME" "$(uname -m)" "$cores" "$libc"
 """
 _DOCKER_SOCKET = "/var/run/docker.sock"
 _UNIX = "unix://"
+_HOUR = 3600
 
 
 _targets: dict[str, Target] = {}
-_no_containers = False
 
 
 def of(config: ClusterConfig) -> Target:
     """Give the target of these settings, one for the whole process: jobs of a target are followed together."""
     place = {name: getattr(config, name) for name, row in settings().items() if row.scope != "call"}
-    key = json.dumps([place, _no_containers])
+    chosen = config.runtime is None and (config.base or _avoided())
+    key = json.dumps([place, chosen])
     if key not in _targets:
         _targets[key] = Target(ClusterConfig(**place))
     return _targets[key]
@@ -65,10 +67,19 @@ def of_record(record: JobRecord) -> Target:
     return of(ClusterConfig(**{**place, "target": record.id.target, "root": record.root}))
 
 
-def avoid_containers() -> None:
-    """Choose ``venv`` from now on where nothing is configured."""
-    global _no_containers  # noqa: PLW0603 - a process finds out once
-    _no_containers = True
+def avoid_containers(why: str) -> None:
+    """Choose ``venv`` for the next hour where nothing is configured: looking for a base image again takes a while."""
+    from clustrix.build.records import Records
+
+    Records(configuration.cache_directory()).put("choices", "runtime", {"until": time.time() + _HOUR, "why": why})
+
+
+def _avoided() -> str | None:
+    """Say why containers are not chosen for now; None if they may be."""
+    from clustrix.build.records import Records
+
+    found = Records(configuration.cache_directory()).get("choices", "runtime")
+    return str(found["why"]) if found and float(found["until"]) > time.time() else None
 
 
 @dataclass(frozen=True)
@@ -188,9 +199,8 @@ class Target:
 
     @cached_property
     def _automatic(self) -> tuple[str, str]:
-        if _no_containers:
-            return "venv", "no base image can be had"
-        return automatic_runtime()
+        avoided = None if self.config.base else _avoided()
+        return ("venv", avoided) if avoided else automatic_runtime()
 
     @property
     def why(self) -> str:
