@@ -311,11 +311,13 @@ def _key(recipe: Recipe, entries: tuple[files.Entry, ...]) -> str:
 
 
 def _portable(recipe: Recipe) -> str:
-    """Give the lock file without places of this machine, which say nothing elsewhere."""
+    """Give the lock file with the names of wheels alone (PEP 751's ``path``).
+
+    Where one machine found them says nothing elsewhere, may be private, and would make another image of the same lock.
+    """
     text = recipe.pylock
     for package in recipe.lock.packages:
-        if package.file.url.startswith("file:"):
-            text = text.replace(package.file.url, f"file:{package.file.filename}")
+        text = text.replace(f'url = "{package.file.url}"', f'path = "{package.file.filename}"')
     return text
 
 
