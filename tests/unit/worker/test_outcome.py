@@ -74,9 +74,16 @@ def test_what_is_sealed_is_read_again_whatever_its_layout():
         (b"\xff\xfe", KEY, 3),
     ],
 )
-def test_whatever_is_not_signed_is_refused_before_anything_is_unpickled(metadata, key, index):
-    with pytest.raises(errors.Tampered, match=f"item {index}"):
-        outcome.read(metadata, pickle.dumps(Bomb()), key, index=index)
+def test_whatever_is_not_signed_is_refused(metadata, key, index):
+    with pytest.raises(errors.Tampered, match=f"item {index} is not signed"):
+        outcome.verify(metadata, key, index=index)
+
+
+def test_a_signature_comes_before_unpickling():
+    bomb = pickle.dumps(Bomb())
+    metadata = signed(value_sha256=hashlib.sha256(bomb).hexdigest(), value_bytes=len(bomb))
+    with pytest.raises(errors.Tampered):
+        outcome.read(metadata, bomb, b"another key", index=3)
 
 
 @pytest.mark.parametrize("value", [b"", VALUE[:-1], VALUE + b"x", pickle.dumps(Bomb()), bytes(len(VALUE))])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import actions
-import pytest
+
+from clustrix.worker import pickling
 
 HERE = Path(__file__).parent
 
@@ -191,7 +192,17 @@ def test_source_of_code_by_value_can_be_inspected_there(site):
     assert '"a line to find"' in site.call(looks_at_itself)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_function_below_its_decorators_is_found_by_name():
+    """What @cluster wraps must be the module's own function there, not a copy with globals of its own."""
+    file = io.BytesIO()
+    pickling.Pickler(file).dump([actions.decorated.__wrapped__, actions.decorated, actions.Base.method])
+    assert b"clustrix_cloudpickle" not in file.getvalue()
+    below, above, method = pickling.loads(file.getvalue())
+    assert below is actions.decorated.__wrapped__
+    assert above is actions.decorated
+    assert method is actions.Base.method
+
+
 def test_closures_that_share_a_variable_with_a_module_see_that_module(site, tmp_path, monkeypatch):
     """A nested function of an importable module works with that module's globals, not with a copy of them."""
     (tmp_path / "counting.py").write_text(
