@@ -71,6 +71,7 @@ def lock(
         )
     if requirements:
         _add(requirements, locker, parts)
+    parts.notes += [f"resolved by {tool}" for tool in sorted(locker.used)]
     result = Lock(target.minor, platform, tuple(parts.packages.values()))
     return LockResult(result, Report(tuple(parts.rows.values()), tuple(parts.notes)), tuple(parts.travelling))
 

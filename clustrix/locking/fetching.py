@@ -8,7 +8,6 @@ import os
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -51,6 +50,8 @@ def files(wanted: Sequence[LockedFile], cache: Path, progress: Progress = SILENT
     """Do what `fetch` does, for any files."""
     missing = [file for file in wanted if not _is_there(file, cache)]
     if missing:
+        from concurrent.futures import ThreadPoolExecutor
+
         sizes = [file.size for file in missing]
         bar = progress.start("fetch", None if None in sizes else sum(size or 0 for size in sizes))
         stop = threading.Event()

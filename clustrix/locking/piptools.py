@@ -78,6 +78,13 @@ def build(source: Path, output: Path, target: Target) -> None:
     _run(["pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(output), str(source)], target)
 
 
+def version() -> str:
+    """Give the versions of pip-tools and of the pip it uses."""
+    from importlib import metadata
+
+    return f"{metadata.version('pip-tools')} with pip {metadata.version('pip')}"
+
+
 def _report(path: Path, target: Target) -> list[Entry]:
     arguments = ["install", "--dry-run", "--quiet", "--no-deps", "--ignore-installed", "--report", "-"]
     answer = _run(["pip", *arguments, "--requirement", str(path)], target, cwd=path.parent)
@@ -85,8 +92,8 @@ def _report(path: Path, target: Target) -> list[Entry]:
     return [_entry(row["metadata"], row["download_info"], target) for row in rows]
 
 
-def _entry(metadata: dict[str, str], download: dict[str, dict[str, dict[str, str]]], target: Target) -> Entry:
-    name, version = normalise(metadata["name"]), metadata["version"]
+def _entry(described: dict[str, str], download: dict[str, dict[str, dict[str, str]]], target: Target) -> Entry:
+    name, version = normalise(described["name"]), described["version"]
     url = str(download["url"])
     if "archive_info" not in download:
         raise UnsupportedPackage(f"{name} comes from {url}, which pip-tools cannot lock", remedy="Lock with uv.")

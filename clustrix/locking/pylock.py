@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import url2pathname
 
 from clustrix.errors import HashMismatch, LockError
 from clustrix.model.environment import Platform, normalise
@@ -245,4 +244,8 @@ def _string(text: str) -> str:
 def local_path(url: str) -> Path | None:
     """Give the path of a ``file:`` URL, None for others."""
     parts = urlsplit(url)
-    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+    if parts.scheme != "file":
+        return None
+    from urllib.request import url2pathname
+
+    return Path(url2pathname(parts.path))

@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,8 @@ class Locker:
     cache: Path
     tool: str = UV
     refresh: bool = False
+    used: set[str] = field(default_factory=set, compare=False)
+    """The tools that answered, with their versions: other versions may answer otherwise."""
 
     def pins(self, lines: Sequence[str]) -> list[Entry]:
         """Find the files of exact requirements, without what these require.
@@ -167,6 +168,7 @@ class Locker:
 
     def _refused(self, lines: Sequence[str]) -> list[str]:
         """Ask for each line alone; the tools name only the first that they stumble over."""
+        from concurrent.futures import ThreadPoolExecutor
 
         def refused(line: str) -> bool:
             try:
@@ -199,13 +201,19 @@ class Locker:
         path = self.cache / "answers" / f"{key}.json"
         if not self.refresh:
             try:
-                return [_entry(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+                known = json.loads(path.read_text(encoding="utf-8"))
+                answer = [_entry(row) for row in known["entries"]]
             except (OSError, ValueError, TypeError, KeyError):
                 pass  # not asked before, or by another version
+            else:
+                self.used.add(known["by"])
+                return answer
         answer = ask()
+        by = f"{UV} {uv.version()}" if self.tool == UV else f"{PIP_TOOLS} {piptools.version()}"
+        self.used.add(by)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
-            json.dump([asdict(entry) for entry in answer], file)
+            json.dump({"by": by, "entries": [asdict(entry) for entry in answer]}, file)
         Path(file.name).replace(path)
         return answer
 

@@ -45,6 +45,12 @@ def find() -> str:
     return program
 
 
+@cache
+def version() -> str:
+    """Give the version of the uv that `find` finds; raises as that does."""
+    return check_version(find())
+
+
 def check_version(program: str) -> str:
     """Give the version of a uv.
 
