@@ -128,7 +128,9 @@ def _distribution(found: installed.Metadata, conda: frozenset[str], site: frozen
         return replace(row, origin=Origin.CONDA)
     directory = os.path.dirname(found.path)
     if legacy and directory not in site and not directory.endswith(".egg"):
-        return replace(row, origin=Origin.EDITABLE, url=f"file://{directory}")
+        # setuptools lists the extension modules that `setup.py develop` built in place.
+        pure = not os.path.exists(os.path.join(found.path, "native_libs.txt"))
+        return replace(row, origin=Origin.EDITABLE, url=f"file://{directory}", pure=pure)
     direct = _read(os.path.join(found.path, "direct_url.json"))
     return row if direct is None else _with_origin(row, direct)
 

@@ -70,6 +70,19 @@ def test_editables_are_pure_or_not(tmp_path: Path, tag: str, pure: bool) -> None
     assert one(tmp_path).pure is pure
 
 
+@pytest.mark.parametrize("pure", [True, False])
+def test_legacy_develop_installs_are_editables(tmp_path: Path, pure: bool) -> None:
+    """An egg-info in a directory of the path that is no site directory: what ``setup.py develop`` leaves."""
+    (tmp_path / "old.egg-info").mkdir()
+    (tmp_path / "old.egg-info" / "PKG-INFO").write_text("Name: old\nVersion: 1.0\n")
+    (tmp_path / "old.egg-info" / "requires.txt").write_text("six>=1\n\n[dev]\npytest\n")
+    if not pure:
+        (tmp_path / "old.egg-info" / "native_libs.txt").write_text("old.so\n")
+    row = one(tmp_path)
+    assert (row.origin, row.url, row.pure) == (Origin.EDITABLE, tmp_path.as_uri(), pure)
+    assert row.requires == ("six>=1",)
+
+
 def test_conda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By INSTALLER, by conda-meta, but not what pip installed into the same place; dead URLs are not believed."""
     site, prefix = tmp_path / "site", tmp_path / "prefix"
