@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from clustrix.model.lock import LockedPackage
     from clustrix.oci.layout import BlobWriter
 
-FORMAT = "1"
-"""Changes whenever the same wheel would be packed into other bytes."""
+FORMAT = "2"
+"""Changes whenever the same wheels would make other layers."""
 ROOT = VENV.lstrip("/")
 INTERPRETER = f"{VENV}/bin/python"
 _CHUNK = 1 << 20

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 BIG_BYTES = 1 << 20
 """A wheel of at least this size is a layer of its own."""
 BIG_AT_MOST = 100
-BUCKETS = 8
+SMALL_BYTES = 128 << 10
+BUCKETS = 6
+"""As many layers share the wheels below `SMALL_BYTES`, and as many those between: most changes move less than 2 MB."""
 LAYERS_AT_MOST = 127
 """What overlay file systems, and so engines, can stack."""
-_OTHERS = BUCKETS + 2  # and added files, and the last layer
+_OTHERS = 2 * BUCKETS + 2  # and added files, and the last layer
 
 
 class Plan:
@@ -51,12 +53,12 @@ class Plan:
         big = sorted((-size, package.name) for package, size in sizes.items() if size and size >= BIG_BYTES)
         names = {name for _, name in big[:room]}
         self.big = tuple(package for package in recipe.lock.packages if package.name in names)
-        buckets: dict[int, list[LockedPackage]] = {}
-        for package in recipe.lock.packages:
-            if package.name not in names and package not in self.unsized:
-                # By name alone: another version stays where it was.
+        buckets: dict[tuple[bool, int], list[LockedPackage]] = {}
+        for package, size in sizes.items():
+            if size is not None and package.name not in names:
+                # By its name: another version of about the same size stays where it was.
                 bucket = hashlib.sha256(package.name.encode()).digest()[0] % BUCKETS
-                buckets.setdefault(bucket, []).append(package)
+                buckets.setdefault((size < SMALL_BYTES, bucket), []).append(package)
         self.buckets = tuple(tuple(buckets[bucket]) for bucket in sorted(buckets))
 
     @property
