@@ -376,9 +376,12 @@ def _memory_error(course: Course, outcome: Outcome, task: object, tail: str | No
     record = course.record
     if record.workers < record.items or not isinstance(task, int):
         return None  # the task goes on with other items, which may be those that used too much
-    course.follow()
-    course.wait(lambda: task in course.ends, 0 if course.over else _AFTERMATH)
-    end = course.ends.get(task) or course.site.store.ends(record).get(task)
+    end = course.ends.get(task)
+    deadline = time.monotonic() + _AFTERMATH
+    while end is None and time.monotonic() < deadline:  # its process is about to end
+        end = course.site.store.ends(record).get(task)
+        if end is None:
+            time.sleep(0.05)
     if end is None or end.kind is not EndKind.OUT_OF_MEMORY:
         return None
     from clustrix.model import verdict

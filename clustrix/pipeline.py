@@ -230,7 +230,24 @@ def submit_many(
     def again(_: JobArray, indices: Sequence[int]) -> JobArray:
         return submit_many(function, [calls[index] for index in indices], options)  # type: ignore[return-value]
 
-    return _submit(ready, function, calls, workers=workers, slices=slices, retry=again)
+    array = _submit(ready, function, calls, workers=workers, slices=slices, retry=again)
+    if progress is not SILENT:
+        _count(array)
+    return array
+
+
+def _count(array: JobArray) -> None:
+    """Draw how many items of a map have ended."""
+    bar = progress.start(f"map {array.record.function}", len(array))
+    left = iter(range(len(array) - 1, -1, -1))
+
+    def ended(_: Future[Any]) -> None:
+        bar.advance(1)
+        if next(left) == 0:
+            bar.close()
+
+    for item in array.jobs:
+        item.add_done_callback(ended)
 
 
 def submit_script(script: Path, arguments: Sequence[str], settings: ClusterConfig) -> Job:
@@ -243,7 +260,7 @@ def submit_script(script: Path, arguments: Sequence[str], settings: ClusterConfi
     try:
         call: Call = ((script.name, text, tuple(arguments)), {})
         ready = prepare(_without_retries(settings))
-        return _submit(ready, scripts.run, [call], workers=1, slices=((0, 1),), imports=imports).job()
+        return _submit(ready, scripts.run, [call], workers=1, slices=((0, 1),), imports=imports, name=script.name).job()
     finally:
         sys.path.pop(0)
 
@@ -251,7 +268,9 @@ def submit_script(script: Path, arguments: Sequence[str], settings: ClusterConfi
 def preview(settings: ClusterConfig) -> str:
     """Show what would be submitted for one call, without making or placing what it runs in."""
     target = targets.of(settings)
-    placed = Placed(runtime=target.runtime_name, location="IMAGE", interpreter="PYTHON")
+    # What only placing would tell stands for itself.
+    facts = (("user", "UID:GID"), ("cpus", str(settings.cores)), ("swap", "true"))
+    placed = Placed(runtime=target.runtime_name, location="IMAGE", interpreter="PYTHON", options=facts)
     ready = Prepared(target=target, settings=settings, placed=placed)
     spec = spec_of(ready, "CALL", JobId(target.name, "0" * 26), slices=((0, 1),), workers=1, bundle="sha256:WORKER")
     return target.backend.preview(spec)
@@ -328,11 +347,12 @@ def _submit(
     slices: Slices,
     retry: Callable[..., JobArray] | None = None,
     imports: frozenset[str] = frozenset(),
+    name: str | None = None,
 ) -> JobArray:
     """Pack, record, and hand over; whatever happens after the record is written, the job can be found again."""
     target, settings = ready.target, ready.settings
     cache = config.cache_directory()
-    name = payload.name_of(function)
+    name = name or payload.name_of(function)
     job = JobId(target.name, new_ulid())
     paths = target.site.job(job.ulid)
     with _temporary(cache / "payloads") as packed:

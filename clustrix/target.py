@@ -82,7 +82,7 @@ def _avoided() -> str | None:
     return str(found["why"]) if found and float(found["until"]) > time.time() else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target:
     """Hold a target's settings and open what they name when it is first needed."""
 
@@ -316,7 +316,7 @@ def examine(config: ClusterConfig) -> Iterator[tuple[str, str, str, str | None]]
     target = Target(config)
     name = f"target {target.name}"
     runtime = target.runtime_name
-    why = f" ({automatic_runtime()[1]})" if config.runtime is None and target.here else ""
+    why = f" ({target.why})" if target.chosen_by_itself else ""
     yield name, "ok", f"{config.backend} over {target.transport_name}, runtime {runtime}{why}", None
     try:
         done = target.transport.run('printf "%s" "$(uname -n)"', timeout=60)

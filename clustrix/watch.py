@@ -354,7 +354,8 @@ def conclude(course: Course, *, patience: float) -> None:
     What nobody knows is lost after ``patience`` seconds.
     """
     record, store, now = course.record, course.site.store, time.monotonic()
-    course.unknown_since = None if course.said is not None else (course.unknown_since or now)
+    unsure = course.said is None or any(status.state is State.LOST for status in course.said.values())
+    course.unknown_since = (course.unknown_since or now) if unsure else None
     course.seen_since = (course.seen_since or now) if course.ends else None
     patient = course.seen_since is not None and now - course.seen_since < _SETTLE
     ends = {task: verdict.end_of(task, course.ends, course.said, patient=patient) for task in range(record.workers)}

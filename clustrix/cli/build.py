@@ -50,7 +50,7 @@ class Order:
 @output.dry_run
 @output.as_json
 def command(*, dry_run: bool, as_json: bool, verify: bool, insecure_registry: bool, **options: Any) -> None:  # noqa: ANN401
-    r"""Make an image of an environment: of a lock, requirements, a script, an Image, or of what is installed.
+    """Make an image of an environment: of a lock, requirements, a script, an Image, or of what is installed.
 
     No daemon is needed. The same lock and base give the same image; what was packed before is not packed again.
 

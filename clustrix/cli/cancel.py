@@ -11,7 +11,7 @@ from clustrix.cli import output
 @output.job_argument(nargs=-1, required=True)
 @output.as_json
 def command(job_ids: tuple[str, ...], *, as_json: bool) -> None:
-    r"""Cancel jobs: every process of theirs, or their place in the queue.
+    """Cancel jobs: every process of theirs, or their place in the queue.
 
     \b
     Examples:

@@ -11,7 +11,7 @@ from clustrix.errors import ConfigError
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    r"""Print the completion script of a shell: commands, options, job ids and targets.
+    """Print the completion script of a shell: commands, options, job ids and targets.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ from clustrix.model.settings import settings
 @click.option("--all", "everything", is_flag=True, help="Also what is left at its default.")
 @output.as_json
 def command(target: str | None, *, everything: bool, as_json: bool) -> None:
-    r"""Show every setting and where it comes from.
+    """Show every setting and where it comes from.
 
     \b
     Examples:

@@ -41,7 +41,7 @@ _OWN_VARIABLES = ("CLUSTRIX_CONFIG", "CLUSTRIX_HOME", "CLUSTRIX_STATE_DIR", "CLU
 @output.target_option
 @output.as_json
 def command(target: str | None, *, as_json: bool) -> None:
-    r"""Check what is needed, and say how to mend it. Ends with 1 if a check failed.
+    """Check what is needed, and say how to mend it. Ends with 1 if a check failed.
 
     \b
     Examples:

@@ -25,7 +25,7 @@ _SOURCE = click.option(
 
 @click.group("env")
 def command() -> None:
-    r"""Show, lock or compare an environment.
+    """Show, lock or compare an environment.
 
     \b
     Examples:
@@ -38,7 +38,7 @@ def command() -> None:
 @command.command("show")
 @output.as_json
 def show(*, as_json: bool) -> None:
-    r"""Show what is installed beside this Python, as `pip list` does, and where each package came from.
+    """Show what is installed beside this Python, as `pip list` does, and where each package came from.
 
     \b
     Examples:
@@ -85,7 +85,7 @@ def lock(
     refresh: bool,
     as_json: bool,
 ) -> None:
-    r"""Lock an environment: pylock.toml (PEP 751), every package with the hash of one file.
+    """Lock an environment: pylock.toml (PEP 751), every package with the hash of one file.
 
     \b
     Examples:
@@ -111,7 +111,7 @@ def lock(
 @click.option("--deep", is_flag=True, help="Also hash every installed file, and name those that were altered.")
 @output.as_json
 def diff(other: str | None, *, deep: bool, as_json: bool) -> None:
-    r"""Compare what is installed here with its lock, a lock file, or what a job ran in. Ends with 1 if they differ.
+    """Compare what is installed here with its lock, a lock file, or what a job ran in. Ends with 1 if they differ.
 
     \b
     Examples:

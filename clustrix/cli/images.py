@@ -13,7 +13,7 @@ from clustrix.cli import output
 @click.command("images")
 @output.as_json
 def command(*, as_json: bool) -> None:
-    r"""List the images that were built here, the newest first, and the environments of the venv runtime.
+    """List the images and environments that were built here, the newest first.
 
     \b
     Examples:

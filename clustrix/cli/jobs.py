@@ -17,7 +17,7 @@ from clustrix.cli import output
 @click.option("--offline", is_flag=True, help="Ask no target: show what is known here.")
 @output.as_json
 def command(target: str | None, number: int, *, everything: bool, offline: bool, as_json: bool) -> None:
-    r"""List jobs, the newest first. Each target is asked once, whatever the number of jobs.
+    """List jobs, the newest first. Each target is asked once, whatever the number of jobs.
 
     \b
     Examples:

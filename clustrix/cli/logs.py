@@ -12,7 +12,7 @@ from clustrix.cli import output
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
 @click.option("--item", type=click.IntRange(0), help="Only the task that has this item of a map.")
 def command(job_id: str, *, follow: bool, item: int | None) -> None:
-    r"""Show what a job printed: standard output and error together. Tasks of a map are told apart by their number.
+    """Show what a job printed: standard output and error together. Tasks of a map are told apart by their number.
 
     \b
     Examples:

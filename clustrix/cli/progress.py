@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 
 class _Row:
-    def __init__(self, screen: RichProgress, task: TaskID) -> None:
+    def __init__(self, screen: RichProgress, task: TaskID, *, items: int | None) -> None:
         self._screen = screen
         self._task = task
+        self._items = items
+        self._done = 0
 
     def advance(self, amount: int) -> None:
-        self._screen.advance(self._task, amount)
+        self._done += amount
+        text = f"{self._done}/{self._items}" if self._items else _bytes(self._done)
+        self._screen.update(self._task, advance=amount, amount=text)
 
     def close(self) -> None:
         self._screen.remove_task(self._task)
@@ -35,7 +39,14 @@ class Screen:
 
     def start(self, stage: str, total: int | None) -> Bar:
         """Begin a stage."""
-        return _Row(self._screen, self._screen.add_task(stage, total=total))
+        task = self._screen.add_task(stage, total=total, amount="")
+        return _Row(self._screen, task, items=total if stage.startswith("map ") else None)
+
+
+def _bytes(amount: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(amount)
 
 
 @contextlib.contextmanager
@@ -47,14 +58,13 @@ def shown() -> Iterator[None]:
         yield
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        TextColumn("{task.fields[amount]}"),
         TimeElapsedColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as screen:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--output", "path", type=click.Path(path_type=Path), help="Write it there, pickled.")
 @output.as_json
 def command(job_id: str, path: Path | None, *, wait: bool, as_json: bool) -> None:
-    r"""Show what a job returned: its repr, or JSON. A map gives one line an item, in order.
+    """Show what a job returned: its repr, or JSON. A map gives one line an item, in order.
 
     Ends with 1 if the job failed, and with 6 if it has not ended and --no-wait was given.
 
@@ -33,7 +33,7 @@ def command(job_id: str, path: Path | None, *, wait: bool, as_json: bool) -> Non
     from clustrix.errors import NotReady
 
     array = pipeline.array_of(job_id)
-    if not wait and not array.done():
+    if not wait and not array.record.state.ended and not array.done():
         raise NotReady(f"{array.id} has not ended", remedy=f"See: clustrix status {array.id}")
     values: list[Any] = []
     errors: dict[int, BaseException] = {}

@@ -48,7 +48,7 @@ class Plan:
 def command(
     script: Path, arguments: tuple[str, ...], target: str | None, environment: str, *, dry_run: bool, as_json: bool
 ) -> None:
-    r"""Run a script here, in the environment that it asks for; its @cluster calls run at the target, in the same one.
+    """Run a script here, its @cluster calls at the target, both in the environment that it asks for.
 
     Without --target and without configuration the target is `local`: containers where an engine answers, virtual
     environments otherwise. Ends with the script's own exit status.

@@ -11,7 +11,7 @@ from clustrix.cli import output
 @output.job_argument()
 @output.as_json
 def command(job_id: str, *, as_json: bool) -> None:
-    r"""Say where a job stands. The beginning of an id is enough.
+    """Say where a job stands. The beginning of an id is enough.
 
     \b
     Examples:

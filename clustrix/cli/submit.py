@@ -37,7 +37,7 @@ def command(
     as_json: bool,
     **options: Any,  # noqa: ANN401 - settings by name
 ) -> None:
-    r"""Run a whole script at the target, in the environment that it asks for. Prints the job's id.
+    """Run a whole script at the target, in the environment that it asks for. Prints the job's id.
 
     Its @cluster calls run in place. Modules beside the script travel with it; files do not.
 

@@ -17,17 +17,22 @@ MADE = "<!-- Made by docs/reference/generate.py: change the code, not this page.
 
 def command_line() -> str:
     """Describe every command as its ``--help`` does."""
-    context = click.Context(main, info_name="clustrix", terminal_width=100, max_content_width=100)
+    context = _context(main, "clustrix", None)
     parts = ["# Command line", MADE, _help(main, context)]
     for name in main.list_commands(context):
         parts += _command(main.get_command(context, name), name, context, "##")
     return "\n\n".join(parts) + "\n"
 
 
+def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
+    settings = {**command.context_settings, "terminal_width": 100, "max_content_width": 100}
+    return click.Context(command, info_name=name, parent=parent, **settings)
+
+
 def _command(command: click.Command | None, name: str, parent: click.Context, depth: str) -> list[str]:
     if command is None:
         raise LookupError(name)
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=100, max_content_width=100)
+    context = _context(command, name, parent)
     parts = [f"{depth} {context.command_path}", _help(command, context)]
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
@@ -39,6 +44,7 @@ def _help(command: click.Command, context: click.Context) -> str:
     return f"```text\n{command.get_help(context).rstrip()}\n```"
 
 
+_USUAL = "target, top"
 SCOPES = {"call": "call, target, top", "client": "top"}
 
 
@@ -95,11 +101,11 @@ The target `local` is always there. Where no target is configured, calls run in 
         default = "" if row.default in (None, (), {}) else f"`{as_data(row.default)}`"
         meaning = row.doc.replace("|", "\\|")
         rows.append(
-            f"| `{row.name}` | {aliases} | {row.kind} | {default} | {SCOPES.get(row.scope, 'target, top')} | {meaning} |"
+            f"| `{row.name}` | {aliases} | {row.kind} | {default} | {SCOPES.get(row.scope, _USUAL)} | {meaning} |"
         )
     tail = """
-Environment variables are called `CLUSTRIX_` and the name in capitals: `CLUSTRIX_CORES=8`. Lists are written with commas,
-tables as JSON. Further variables:
+Environment variables are called `CLUSTRIX_` and the name in capitals: `CLUSTRIX_CORES=8`. Lists are written with
+commas, tables as JSON. Further variables:
 
 | variable | meaning |
 | --- | --- |

@@ -63,12 +63,13 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     """Draw the accuracies, best on top."""
     import matplotlib as mpl
 
-    mpl.use("Agg")
-    from matplotlib import pyplot
+    mpl.use("Agg")  # no display is needed
+    import matplotlib.pyplot as plt
 
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     shown = rows[::-1]
-    axes.barh([str(row["model"]) for row in shown], [row["accuracy"] for row in shown], xerr=[row["spread"] for row in shown])
+    names, accuracies, spreads = ([row[key] for row in shown] for key in ("model", "accuracy", "spread"))
+    axes.barh(names, accuracies, xerr=spreads)
     axes.set_xlim(0.85, 1)
     axes.set_xlabel("accuracy in 5-fold cross-validation")
     figure.savefig(path, dpi=120)
