@@ -127,7 +127,9 @@ def get(begin: Begin, source: str, destination: Path, *, progress: Progress, add
         nonlocal part
         with begin(_SUM + _GET.format(source=shlex.quote(source))) as shell:
             known = part.name.split(".")[2] if part is not None else "-"
-            shell.pipe.write(f"{part.stat().st_size if part is not None else 0} {known}\n".encode())
+            offer = f"{part.stat().st_size if part is not None else 0} {known}\n"
+            with contextlib.suppress(OSError):  # a script that has ended says why
+                shell.pipe.write(offer.encode())
             header = shell.line().split()
             if len(header) != 3 or not all(word.isdigit() for word in header):  # noqa: PLR2004 - size, time, offset
                 list(shell.output())
