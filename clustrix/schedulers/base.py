@@ -5,8 +5,11 @@ A scheduler is one file with one class. `clustrix.backends.batch` drives any dia
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from clustrix.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +36,8 @@ class Dialect(Protocol):
     """
 
     name: str
+    commands: tuple[str, ...]
+    """The commands that the host must have."""
     array_index: str
     """The sh expression of the task's number inside a script, e.g. ``${SLURM_ARRAY_TASK_ID:-0}``."""
     native_id: str
@@ -67,6 +72,8 @@ class Dialect(Protocol):
     ) -> Mapping[str, Mapping[int, TaskStatus]]:
         """Read native id -> task number -> status. A job that the scheduler is sure not to know is left out.
 
+        So is a task of which it says nothing yet; one that it has forgotten is `State.LOST`.
+
         Raises:
             BackendError: the scheduler did not answer: which is not the same as not knowing.
 
@@ -84,3 +91,29 @@ class Dialect(Protocol):
     def parse_limits(self, completed: Completed) -> Limits:
         """Read the limits; what is not said stays None."""
         ...
+
+
+def job_name(spec: JobSpec) -> str:
+    """Make a name that is unique, so that a scheduler can be asked for it, and plain enough for every one of them."""
+    name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', spec.name)[:60]}-{spec.id.ulid}"
+    return name if name[0].isalpha() else f"job{name}"
+
+
+def one_line(name: str, value: object) -> str:
+    """Give the text of a user's value; ConfigError, naming it, unless it is one line of printable text."""
+    text = str(value)
+    if isinstance(value, (dict, list, tuple, set)) or not text:
+        raise ConfigError(f"{name} must be a text or a number, not {value!r}")
+    if not text.isprintable():
+        raise ConfigError(f"{name} must be one line of printable text, not {text!r}")
+    return text
+
+
+def printable(text: str) -> str:
+    """Make a text fit for a comment."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def decoded(data: bytes) -> str:
+    """Read what a command printed."""
+    return data.decode(errors="replace").strip()

@@ -158,6 +158,7 @@ class Process:
     """Start, watch and end the processes of jobs."""
 
     name = "process"
+    commands: tuple[str, ...] = ()
     array_index = "${1:-0}"
     native_id = "${CLUSTRIX_NATIVE_ID:-}"
 
