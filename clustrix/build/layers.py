@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from clustrix.model.lock import LockedPackage
     from clustrix.model.progress import Progress
 
+WORKERS_AT_MOST = 8
 LOCK_PATH = "/opt/clustrix/pylock.toml"
 FINGERPRINT_PATH = "/opt/clustrix/fingerprint"
 
@@ -45,12 +46,12 @@ FINGERPRINT_PATH = "/opt/clustrix/fingerprint"
 class Layers:
     """Build into ``layout``; ``cache`` keeps what was packed before. Several builds may share both.
 
-    ``workers`` threads pack and as many processes compile: one a core, unless said otherwise.
+    ``workers`` threads pack and as many processes compile: one a core, but a login node is not for one user alone.
     """
 
     layout: Layout
     cache: Path
-    workers: int = os.cpu_count() or 1
+    workers: int = min(os.cpu_count() or 1, WORKERS_AT_MOST)
 
     def find(self, recipe: Recipe) -> BuildResult | None:
         """Give the image if it was built before and is whole; needs no wheel, no network."""
@@ -124,18 +125,19 @@ class Layers:
     ) -> tuple[Mapping[str, Packed], frozenset[str]]:
         """Pack what was not packed before: all of it by normalised name, and the names of the new."""
         packages = plan.recipe.lock.packages
+        tags.check(packages, plan.recipe.base.platform, plan.python)
         packed = {package.name: known for package in packages if (known := plan.packed(package))}
         todo = [package for package in packages if package.name not in packed]
         if absent := [package.name for package in todo if package.name not in wheels]:
             raise BuildError(f"no wheel was given for {', '.join(absent)}")
         if not todo:
             return packed, frozenset()
-        tags.check(todo, plan.recipe.base.platform, plan.python)
         # Big ones first, so that no worker is left with one at the end.
-        todo.sort(key=lambda package: -wheels[package.name].stat().st_size)
+        sizes = {package.name: wheels[package.name].stat().st_size for package in todo}
+        todo.sort(key=lambda package: -sizes[package.name])
         with (
-            contextlib.closing(progress.start("pack", None)) as bar,
-            Pool(plan.interpreter, self.cache, self.workers, bar) as pool,
+            contextlib.closing(progress.start("pack", sum(sizes.values()))) as bar,
+            Pool(plan.interpreter, self.cache, self.workers) as pool,
         ):
 
             def pack(package: LockedPackage) -> Packed:
@@ -150,6 +152,7 @@ class Layers:
                         pool=pool,
                     )
                 Records(self.cache).put("wheels", plan.key(package), made.to_json())
+                bar.advance(sizes[package.name])
                 return made
 
             packed.update(zip((package.name for package in todo), pool.map(pack, todo), strict=True))

@@ -117,12 +117,12 @@ class Archive:
             raise zipfile.BadZipFile(f"bad CRC-32 for {name!r}")
 
 
-def verify(package: LockedPackage, path: Path, tick: Callable[[int], None]) -> None:
+def verify(package: LockedPackage, path: Path, check: Callable[[], None]) -> None:
     """Check that a wheel is the file that was locked; `HashMismatch`."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while data := file.read(_CHUNK):
-            tick(0)
+            check()
             digest.update(data)
     if digest.hexdigest() != package.file.sha256:
         raise HashMismatch(
@@ -146,14 +146,14 @@ def pack(
 
     Raises `HashMismatch`, `UnsupportedPackage`, `CredentialsInLayer`, `DiskFull`.
     """
-    verify(package, path, pool.tick)
+    verify(package, path, pool.check)
     try:
         with Archive(path) as archive:
             modes = {name: member.external_attr >> 16 for name, member in archive.members.items()}
             plan = wheel.plan(package.file.filename, modes, archive.read, minor=minor)
             _check(package, plan)
             compiled = _Bytecode(plan, path, package.file.sha256, pool)
-            stream = tar.TarStream(blob, codec, own_directories=alone, tick=pool.tick)
+            stream = tar.TarStream(blob, codec, own_directories=alone, check=pool.check)
             try:
                 paths = _install(plan, archive, stream, compiled)
             finally:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from clustrix.build.bytecode import Interpreter
-    from clustrix.model.progress import Bar
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -36,8 +35,8 @@ class Pool:
     ``compiler`` is None without an ``interpreter``; ``compiling`` runs its calls.
     """
 
-    def __init__(self, interpreter: Interpreter | None, directory: Path, workers: int, bar: Bar) -> None:
-        self._interpreter, self._directory, self._workers, self._bar = interpreter, directory, workers, bar
+    def __init__(self, interpreter: Interpreter | None, directory: Path, workers: int) -> None:
+        self._interpreter, self._directory, self._workers = interpreter, directory, workers
         self._stack = contextlib.ExitStack()
         self._stop = threading.Event()
         self.compiler: Compiler | None = None
@@ -76,8 +75,7 @@ class Pool:
                 raise error
         return [future.result() for future in futures]
 
-    def tick(self, size: int) -> None:
-        """Count ``size`` bytes of progress; ends a thread whose work nobody wants any more."""
+    def check(self) -> None:
+        """End the thread that asks, if nobody wants its work any more."""
         if self._stop.is_set():
             raise _Interrupted
-        self._bar.advance(size)

@@ -71,7 +71,7 @@ class TarStream:
     """Write entries, compressed, into a blob, and digest them uncompressed on the way, with constant memory.
 
     Parent directories are written when first needed; where that is left to somebody else (not ``own_directories``),
-    they are only listed in ``directories``. ``tick`` is told of every piece of input; what it raises ends the writing.
+    they are only listed in ``directories``. ``check`` is called now and then; what it raises ends the writing.
     No path may come twice: Docker refuses such layers.
     """
 
@@ -81,14 +81,14 @@ class TarStream:
         codec: Codec,
         *,
         own_directories: bool = True,
-        tick: Callable[[int], None] = lambda _size: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._blob = blob
         self._compressor = codec.compressor()
         self._hash = hashlib.sha256()
         self._own_directories = own_directories
         self.directories: set[str] = set()
-        self._tick = tick
+        self._check = check
         self._batch: list[bytes] = []
         self._batched = 0
         self.raw_bytes = 0
@@ -135,7 +135,7 @@ class TarStream:
     def _write(self) -> None:
         data = b"".join(self._batch)
         self._batch, self._batched = [], 0
-        self._tick(len(data))
+        self._check()
         self._hash.update(data)
         self._blob.write(self._compressor.compress(data))
         self.raw_bytes += len(data)

@@ -35,7 +35,7 @@ from clustrix.oci.manifest import ImageConfig
 from clustrix.worker import installed
 from tests.unit.wheels import make_wheel
 
-from .bases import DEBIAN, make_base, probed
+from .bases import DEBIAN, LIBC, make_base, probed
 from .recipes import PACKAGES, SITE, Environment, leftovers, locked
 
 
@@ -254,6 +254,15 @@ def test_verify(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(BuildError, match=r"another image: .*big 1\.0"):
         builder.verify(recipe, environment.wheels)
     assert result.image == builder.build(recipe, environment.wheels).image
+
+
+def test_another_base_may_be_too_old_for_what_was_packed_before(environment: Environment) -> None:
+    environment.add("alpha", tag="cp311-cp311-manylinux_2_34_x86_64")
+    environment.build()
+    old = {"usr/lib/x86_64-linux-gnu/libc.so.6": LIBC.replace(b"2.36", b"2.31")}
+    environment.base = make_base(environment.place / "old", [DEBIAN, old])
+    with pytest.raises(UnsupportedPackage, match=r"glibc 2\.31.*alpha-1\.0-cp311"):
+        environment.build()
 
 
 # --- bytecode -------------------------------------------------------------------------------------
