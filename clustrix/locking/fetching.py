@@ -184,4 +184,7 @@ def _client() -> httpx.Client:
     if bundle and "SSL_CERT_FILE" not in os.environ:
         verify = ssl.create_default_context(cafile=bundle)
     limits = httpx.Limits(max_connections=_PARALLEL)
-    return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60, connect=30), verify=verify, limits=limits)
+    headers = {"Accept-Encoding": "identity"}  # a wheel is compressed already, and its hash is that of its bytes
+    return httpx.Client(
+        headers=headers, follow_redirects=True, timeout=httpx.Timeout(60, connect=30), verify=verify, limits=limits
+    )

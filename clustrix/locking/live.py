@@ -80,9 +80,12 @@ def _exactly(rows: list[Distribution], locker: Locker, parts: Parts) -> None:
     """Lock the versions that are installed, and no others."""
     conda = [row for row in rows if row.origin is Origin.CONDA]
     installed = {row.key: row for row in rows}
-    for entry in locker.pins([_line(row) for row in rows if row not in conda]):
+    found, refused = locker.pins([_line(row) for row in rows if row not in conda])
+    if refused:
+        raise _not_to_be_had(refused, [row for row in rows if _line(row) in refused], locker.target)
+    for entry in found:
         parts.add(entry, locker, Status.SAME_VERSION, installed=installed[entry.name].version)
-    found, refused = locker.available([_line(row) for row in conda])
+    found, refused = locker.pins([_line(row) for row in conda])
     for entry in found:
         note = "conda's build, replaced by the index's"
         parts.add(entry, locker, Status.SUBSTITUTED, installed=installed[entry.name].version, note=note)
@@ -91,6 +94,16 @@ def _exactly(rows: list[Distribution], locker: Locker, parts: Parts) -> None:
             f"only conda has {', '.join(refused)}: the index has no such version for {locker.target.platform}",
             remedy="Install them with pip or uv in a version that the index has, or use an image with them: image=...",
         )
+
+
+def _not_to_be_had(lines: list[str], rows: list[Distribution], target: Target) -> UnsupportedPackage:
+    system = [row.name for row in rows if (row.location or "").startswith("/usr/lib")]
+    remedy = "Install other versions, or name the index that has these (UV_INDEX, UV_FIND_LINKS, pip's settings)."
+    if system:
+        remedy = f"{', '.join(system)} came with the operating system: work in a virtual environment instead."
+    return UnsupportedPackage(
+        f"not to be had for Python {target.minor} on {target.platform}: {', '.join(lines)}", remedy=remedy
+    )
 
 
 def _again(rows: list[Distribution], locker: Locker, parts: Parts) -> None:

@@ -38,34 +38,16 @@ class Locker:
     used: set[str] = field(default_factory=set, compare=False)
     """The tools that answered, with their versions: other versions may answer otherwise."""
 
-    def pins(self, lines: Sequence[str]) -> list[Entry]:
-        """Find the files of exact requirements, without what these require.
-
-        Raises:
-            UnsupportedPackage: at least one cannot be had; each is named.
-
-        """
-        if not lines:
-            return []
-        try:
-            return self._pins(lines)
-        except UnsupportedPackage:
-            refused = self._refused(lines)
-            if not refused:
-                raise
-        raise UnsupportedPackage(
-            f"not to be had for Python {self.target.minor} on {self.target.platform}: {', '.join(refused)}",
-            remedy="Install other versions, or name the index that has these (UV_INDEX, UV_FIND_LINKS, pip's).",
-        )
-
-    def available(self, lines: Sequence[str]) -> tuple[list[Entry], list[str]]:
-        """Find the files of exact requirements as `pins` does; give those that cannot be had as the second list."""
+    def pins(self, lines: Sequence[str]) -> tuple[list[Entry], list[str]]:
+        """Find the files of exact requirements, without what these require; the second list cannot be had."""
         try:
             return (self._pins(lines) if lines else []), []
         except UnsupportedPackage:
             refused = self._refused(lines)
-            kept = [line for line in lines if line not in refused]
-            return (self._pins(kept) if kept else []), refused
+            if not refused:
+                raise
+        kept = [line for line in lines if line not in refused]
+        return (self._pins(kept) if kept else []), refused
 
     def resolve(self, lines: Sequence[str], constraints: Sequence[str]) -> list[Entry]:
         """Find versions and files for requirements and all that they require, within constraints.

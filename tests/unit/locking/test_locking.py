@@ -167,6 +167,9 @@ def test_everything_that_cannot_be_had_is_named(index: Index, tmp_path: Path) ->
     with pytest.raises(UnsupportedPackage, match=r"old==1\.0, windows==1\.0, nowhere==1\.0") as raised:
         lock(environment(*rows), tmp_path)
     assert "fine" not in raised.value.message
+    system = row("python-apt", location="/usr/lib/python3/dist-packages/python_apt-1.0.dist-info")
+    with pytest.raises(UnsupportedPackage, match="python-apt came with the operating system: work in a virtual env"):
+        lock(environment(row("fine"), system), tmp_path)
 
 
 def test_clustrix_and_what_only_it_needs_are_left_out(index: Index, tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_pip_tools_gives_the_same_lock(index: Index, tmp_path: Path) -> None:
     assert statuses(old) == {"old": Status.REBUILT}
     assert old.report.notes[0].startswith("resolved by pip-tools ")
     with pytest.raises(UnsupportedPackage, match=r"nowhere==1\.0"):
-        lock(environment(row("nowhere"), row("app")), tmp_path, tool="pip-tools")
+        lock(environment(row("nowhere")), tmp_path, tool="pip-tools")
     with pytest.raises(LockError, match="pip-tools locks for the Python and platform it runs on"):
         lock(environment(row("app"), platform=None), tmp_path, Platform(OTHER_MACHINE, (2, 31)), tool="pip-tools")
 
