@@ -13,6 +13,8 @@ import pytest
 from clustrix import locking
 from clustrix.capture import packages
 from clustrix.errors import ClustrixError, HashMismatch, LockError, MissingExtra, UnsupportedPackage
+from clustrix.locking import piptools
+from clustrix.locking.target import Target
 from clustrix.model.environment import Distribution, Environment, Interpreter, Origin, Platform
 from clustrix.model.lock import LockResult, Status
 from clustrix.model.source import ProjectSource, PylockSource, RequirementsSource, ScriptSource, Source
@@ -305,14 +307,14 @@ def test_pip_tools_gives_the_same_lock(index: Index, tmp_path: Path) -> None:
     make_wheel(index.files, "clib", "0.2")
     make_sdist(index.files, "old", work=tmp_path / "old")
     (tmp_path / "requirements.txt").write_text("app\n")
-    for source in (environment(row("app"), row("clib", "0.2")), RequirementsSource(str(tmp_path / "requirements.txt"))):
-        locks = [lock(source, tmp_path, tool=tool).lock for tool in ("uv", "pip-tools")]
-        assert locks[0].digest == locks[1].digest
-    old = lock(environment(row("old")), tmp_path, tool="pip-tools")
-    assert statuses(old) == {"old": Status.REBUILT}
-    assert old.report.notes[0].startswith("resolved by pip-tools ")
+    live = environment(row("app"), row("clib", "0.2"), row("old"))
+    for source in (live, RequirementsSource(str(tmp_path / "requirements.txt"))):
+        results = [lock(source, tmp_path, tool=tool) for tool in ("pip-tools", "uv")]
+        assert results[0].lock.digest == results[1].lock.digest
+        assert results[0].report.notes[0].startswith("resolved by pip-tools ")
+    assert statuses(lock(live, tmp_path, tool="pip-tools"))["old"] is Status.REBUILT
     with pytest.raises(UnsupportedPackage, match=r"nowhere==1\.0"):
-        lock(environment(row("nowhere")), tmp_path, tool="pip-tools")
+        piptools.pins(["nowhere==1.0"], Target(HERE, MINOR))
     with pytest.raises(LockError, match="pip-tools locks for the Python and platform it runs on"):
         lock(environment(row("app"), platform=None), tmp_path, Platform(OTHER_MACHINE, (2, 31)), tool="pip-tools")
 
