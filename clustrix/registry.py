@@ -30,6 +30,7 @@ class PlugIn:
 PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
     "schedulers": {
         "process": PlugIn("clustrix.schedulers.process:Process"),
+        "sge": PlugIn("clustrix.schedulers.sge:Sge"),
         "slurm": PlugIn("clustrix.schedulers.slurm:Slurm"),
     },
     "runtimes": {
