@@ -5,7 +5,8 @@ memory ran out is read from the cgroup of this process, before and after: ``memo
 https://docs.kernel.org/admin-guide/cgroup-v2.html) or ``memory.oom_control`` (v1). A runtime whose processes live in
 another cgroup says it instead: it writes a word of `clustrix.model.job.EndKind` to the file ``$CLUSTRIX_NOTE``.
 
-The number of kills must have grown and the command must have failed: a cgroup may be shared with strangers.
+A cgroup may be shared with strangers, so a kill counts against a task only if the task has failed, too: an outcome
+that is a value comes before all this.
 """
 
 from __future__ import annotations
@@ -64,11 +65,9 @@ if [ $$code -gt 128 ] && [ $$code -le 192 ]; then
   exit_code=null
   number=$$((code - 128))
 fi
-if [ $$code -ne 0 ]; then
-  if [ "$$(oom_kills)" -gt "$$before" ]; then kind=out-of-memory; fi
-  if [ -s "$$CLUSTRIX_NOTE" ]; then read -r kind <"$$CLUSTRIX_NOTE"; fi
-  if [ -e $cancelled ]; then kind=cancelled; fi
-fi
+if [ "$$(oom_kills)" -gt "$$before" ]; then kind=out-of-memory; fi
+if [ -s "$$CLUSTRIX_NOTE" ]; then read -r kind <"$$CLUSTRIX_NOTE"; fi
+if [ $$code -ne 0 ] && [ -e $cancelled ]; then kind=cancelled; fi
 rm -f "$$CLUSTRIX_NOTE"
 printf '{"kind": "%s", "exit_code": %s, "signal": %s, "node": "%s"}\\n' \\
   "$$kind" $$exit_code $$number "$$(uname -n | tr -dc 'A-Za-z0-9._-')" >$ends/"$$n.$$$$.new" &&

@@ -14,10 +14,11 @@ import sys
 import tarfile
 import time
 import zipfile
+import zlib
 from string import Template
 from typing import TYPE_CHECKING
 
-from clustrix.errors import ConfigError, DiskFull, LockError, RuntimeUnavailable, TransportError
+from clustrix.errors import ConfigError, DiskFull, LockError, RuntimeUnavailable, TransportError, UnsupportedPackage
 from clustrix.model import wheel
 from clustrix.model.job import Placed
 from clustrix.runtimes.base import Need
@@ -38,28 +39,30 @@ _CHUNK = 1 << 20
 _PROBE = (
     "import os, platform, sys; print('python', sys.implementation.name, '%d.%d.%d' % sys.version_info[:3],"
     " platform.machine(), platform.libc_ver()[1] or '-', "
-    "os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable))"
+    "os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable)); "
+    "sys.exit(sys.implementation.name != 'cpython' or '%d.%d' % sys.version_info[:2] != sys.argv[1])"
 )
 # An environment whose Python has gone is made anew. Pythons of pyenv and uv are often in nobody's PATH.
 _LOOK = Template("""
 if [ -e $place/pyvenv.cfg ] && [ -x $place/bin/python ]; then echo ready; exit 0; fi
 for python in $own $names "$$HOME"/.pyenv/versions/$minor.*/bin/python$minor \\
     "$$HOME"/.local/share/uv/python/*-$minor.*/bin/python$minor; do
-  command -v "$$python" >/dev/null 2>&1 && "$$python" -I -c $probe </dev/null 2>/dev/null
+  command -v "$$python" >/dev/null 2>&1 && "$$python" -I -c $probe $minor </dev/null 2>/dev/null && break
 done
 exit 0
 """)
 # Two clients may do the same: the rename decides, and a directory that lost ends up inside the one that won.
 _UNPACK = Template("""
 umask 077
-mkdir -p $venvs && mkdir $new || exit
-trap 'rm -rf $new' EXIT
-tar -xof - -C $new || exit 75
-[ -e $new/whole ] || exit 74
-rm -f $new/whole
-if [ -e $place ] && ! [ -x $place/bin/python ]; then mv $place $new.gone && rm -rf $new.gone; fi
-[ -e $place ] || mv $new $place
-rm -rf $place/$name
+new=$venvs/$name place=$place
+mkdir -p $venvs && mkdir "$$new" || exit
+trap 'rm -rf "$$new"' EXIT
+tar -xof - -C "$$new" || exit 75
+[ -e "$$new"/whole ] || exit 74
+rm -f "$$new"/whole
+if [ -e "$$place" ] && ! [ -x "$$place"/bin/python ]; then mv "$$place" "$$new.gone" && rm -rf "$$new.gone"; fi
+[ -e "$$place" ] || mv "$$new" "$$place"
+rm -rf "$$place"/$name
 """)
 
 
@@ -166,9 +169,8 @@ def _unpack(
     if missing:
         raise LockError(f"the wheels of {', '.join(missing)} were not fetched")
     name = f"{posixpath.basename(place)}.{secrets.token_hex(8)}.new"
-    new = f"{posixpath.dirname(place)}/{name}"
     script = _UNPACK.substitute(
-        venvs=shlex.quote(posixpath.dirname(place)), new=shlex.quote(new), place=shlex.quote(place), name=name
+        venvs=shlex.quote(posixpath.dirname(place)), place=shlex.quote(place), name=shlex.quote(name)
     )
     total = sum(path.stat().st_size for path in wheels.values())
     bar = progress.start(f"environment {lock.digest[7:19]}", total)
@@ -203,6 +205,14 @@ def _base(python: tuple[str, str], minor: str) -> Iterator[bytes]:
 
 
 def _wheel(filename: str, path: Path, interpreter: str, minor: str) -> Iterator[bytes]:
+    try:
+        yield from _installed(filename, path, interpreter, minor)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UnsupportedPackage(f"{path} cannot be read as a wheel: {error}") from error
+
+
+def _installed(filename: str, path: Path, interpreter: str, minor: str) -> Iterator[bytes]:
+    """Write the members of a wheel and what an installer adds."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
         modes = {name: member.external_attr >> 16 for name, member in members.items()}

@@ -84,19 +84,24 @@ class Backends:
 
     def test_cancel_ends_every_process(self, desk: Desk) -> None:
         source = """
-            import subprocess, time
+            import subprocess, sys, time
             def breed(mark):
-                for argv in (["sleep", mark], ["setsid", "sleep", mark], ["env", "-i", "sleep", mark]):
-                    subprocess.Popen(argv)
-                subprocess.Popen(["sh", "-c", f"setsid sh -c 'trap \\"\\" TERM; sleep {mark}; sleep {mark}' &"])
+                idle = "import time; time.sleep(1000)"
+                deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + idle
+                orphan = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{idle}', '{mark}'])"
+                subprocess.Popen([sys.executable, "-c", idle, mark])
+                subprocess.Popen([sys.executable, "-c", deaf, mark], start_new_session=True)
+                subprocess.Popen([sys.executable, "-c", idle, mark], env={})
+                subprocess.run([sys.executable, "-c", orphan], start_new_session=True, check=True)
+                time.sleep(0.5)
                 print("ready", flush=True)
                 time.sleep(1000)
         """
-        mark = f"1000.{os.getpid()}{time.monotonic_ns()}"
+        mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
         job = desk.call(source, mark)
         assert next(job.logs(follow=True)) == "ready\n"
         assert job.running()
-        look = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\000' '\\n' | grep -cx '{mark}'; exit 0"
+        look = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\000' '\\n' | grep -cx '[m]{mark[1:]}'; exit 0"
         assert int(desk.transport.run(look).stdout) >= 4  # they are seen while they run
         assert job.cancel()
         assert int(desk.transport.run(look).stdout) == 0
