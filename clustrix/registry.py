@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from clustrix.errors import MissingExtra, UnknownOption
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from importlib.metadata import EntryPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
     },
     "runtimes": {
         "apptainer": PlugIn("clustrix.runtimes.apptainer:Apptainer"),
-        "docker": PlugIn("clustrix.runtimes.docker:Docker", extra="docker", package="docker"),
-        "podman": PlugIn("clustrix.runtimes.docker:Podman", extra="docker", package="docker"),
+        "docker": PlugIn("clustrix.runtimes.docker:Docker"),
+        "podman": PlugIn("clustrix.runtimes.docker:Podman"),
         "venv": PlugIn("clustrix.runtimes.venv:Venv"),
     },
     "transports": {
@@ -56,8 +56,20 @@ PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
 @cache
 def names(kind: str) -> tuple[str, ...]:
     """List the plug-ins of one kind, built in and installed."""
-    found = entry_points(group=f"clustrix.{kind}")
+    found = _entry_points(kind)
     return tuple(sorted({*PLUG_INS[kind], *(entry.name for entry in found)}))
+
+
+def check(kind: str, name: str) -> None:
+    """Refuse a name that no plug-in has, without importing any; UnknownOption."""
+    if name not in PLUG_INS[kind] and name not in names(kind):
+        raise UnknownOption(kind.removesuffix("s"), name, names(kind))
+
+
+def _entry_points(kind: str) -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points  # a slow import, for what few have
+
+    return entry_points(group=f"clustrix.{kind}")
 
 
 @cache
@@ -71,9 +83,10 @@ def load(kind: str, name: str) -> type:
     """
     plug_in = PLUG_INS[kind].get(name)
     if plug_in is None:
-        for entry in entry_points(group=f"clustrix.{kind}", name=name):
-            installed: type = entry.load()
-            return installed
+        for entry in _entry_points(kind):
+            if entry.name == name:
+                installed: type = entry.load()
+                return installed
         raise UnknownOption(kind.rstrip("s"), name, names(kind))
     if plug_in.package and plug_in.extra:
         from importlib.util import find_spec

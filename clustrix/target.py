@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import shutil
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +37,8 @@ _TASKS = 32
 _FACT_NAMES = ("home", "machine", "cores", "libc")
 _FACTS = """cores=$(getconf _NPROCESSORS_ONLN || echo 1)
 libc=$(getconf GNU_LIBC_VERSION || echo none)
-printf '\\n%s\\n' "$HOME" "$(uname -m)" "$cores" "$libc"
+echo
+printf '%s\\n' "$HOME" "$(uname -m)" "$cores" "$libc"
 """
 _DOCKER_SOCKET = "/var/run/docker.sock"
 _UNIX = "unix://"
@@ -89,12 +90,13 @@ class Target:
     config: ClusterConfig
 
     def __post_init__(self) -> None:
-        known = ("local", "ssh", *(name for name in registry.names("schedulers") if name != PLAIN))
-        if self.config.backend not in known:
-            raise UnknownOption("backend", self.config.backend, known)
-        registry_check("transports", self.transport_name)
+        if self.config.backend == PLAIN:
+            raise UnknownOption("backend", PLAIN, ("local", "ssh"))
+        if not self.plain:
+            _check_scheduler(self.config.backend)
+        registry.check("transports", self.transport_name)
         if self.config.runtime is not None:
-            registry_check("runtimes", self.config.runtime)
+            registry.check("runtimes", self.config.runtime)
         self._refuse_the_impossible()
 
     @property
@@ -263,10 +265,12 @@ class Target:
             raise ConfigError(f"target {name}: transport {self.transport_name!r} needs a host", remedy="Set host.")
 
 
-def registry_check(kind: str, name: str) -> None:
-    """Refuse a plug-in that does not exist, without importing those that do."""
-    if name not in registry.names(kind):
-        raise UnknownOption(kind.removesuffix("s"), name, registry.names(kind))
+def _check_scheduler(name: str) -> None:
+    try:
+        registry.check("schedulers", name)
+    except UnknownOption:
+        known = {*registry.names("schedulers"), "local", "ssh"} - {PLAIN}
+        raise UnknownOption("backend", name, tuple(sorted(known))) from None
 
 
 def machine_of(platform: str) -> str:
@@ -291,14 +295,14 @@ def automatic_runtime() -> tuple[str, str]:
 
 
 def answering_engine() -> tuple[str | None, str]:
-    """Find an engine of this machine that answers and that we can speak with: (its runtime's name or None, why)."""
-    from importlib.util import find_spec
-
-    if find_spec("docker") is None:
-        return None, "the package docker is not installed"
+    """Find an engine of this machine that answers: (its runtime's name or None, why)."""
+    if shutil.which("docker") is None:
+        return None, "there is no command docker"
     address = os.environ.get("DOCKER_HOST") or f"{_UNIX}{_DOCKER_SOCKET}"
     if not address.startswith(_UNIX):
         return None, f"DOCKER_HOST={address} is another machine"
+    import socket
+
     path = address.removeprefix(_UNIX)
     try:
         with socket.socket(socket.AF_UNIX) as connection:

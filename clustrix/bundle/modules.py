@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from clustrix.bundle.tree import Root
 from clustrix.errors import CaptureError
@@ -159,6 +158,8 @@ def _compiled_editables() -> tuple[str, ...]:
         if origin.get("dir_info", {}).get("editable"):
             tags = [row for row in (distribution.read_text("WHEEL") or "").splitlines() if row.startswith("Tag:")]
             if not all(tag.endswith("-none-any") for tag in tags):
+                from urllib.request import url2pathname  # a slow import, for what few have
+
                 found.append(url2pathname(urlparse(origin["url"]).path))
     return tuple(found)
 

@@ -12,7 +12,6 @@ import logging
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,6 +129,8 @@ def _bytecode(sources: Mapping[str, Path], scratch: Path) -> list[tuple[str, byt
 
 
 def _licences() -> list[tuple[str, bytes]]:
+    from importlib.metadata import PackageNotFoundError, distribution
+
     found = []
     for name in ("clustrix", "cloudpickle"):
         try:
