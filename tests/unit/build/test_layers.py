@@ -498,3 +498,21 @@ def test_a_missing_minor(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"no Python 3\.12"):
         base.python("3.12")
     assert Layers(Layout(tmp_path / "layout"), tmp_path / "cache").workers >= 1
+
+
+def test_without_isal_the_image_is_the_same(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clustrix.build import compression
+
+    first = environment.build()
+    for name in ("isal", "isal.isal_zlib", "isal.igzip"):
+        monkeypatch.setitem(sys.modules, name, None)
+    compression.codec.cache_clear()
+    compression.deflate.cache_clear()
+    try:
+        assert compression.codec("gzip").identity.startswith("zlib-")
+        second = environment.build()
+        assert second.packed_bytes > 0
+        assert second.image.config_digest == first.image.config_digest
+    finally:
+        compression.codec.cache_clear()
+        compression.deflate.cache_clear()
