@@ -186,7 +186,7 @@ def _wanted(package: dict[str, Any], target: Target, extras: Collection[str], gr
     except (InvalidMarker, KeyError, TypeError) as error:
         raise LockError(
             f"cannot evaluate the marker of {package.get('name')}: {marker}",
-            remedy="Markers on extras and groups need packaging 25 or newer.",
+            remedy="Lock with a tool that follows PEP 508 and PEP 751.",
         ) from error
 
 

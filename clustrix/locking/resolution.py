@@ -95,16 +95,13 @@ class Locker:
         """Read a script's inline metadata, or the ``.lock`` beside it where there is one."""
         path = Path(source.path)
         texts = inputs.texts(source)
-        # uv compiles a script for any Python; whether the script wants it is said in its metadata.
         wanted = pylock.load(texts[0], f"the inline metadata of {path}").get("requires-python")
         pylock.check_python(wanted, str(path), self.target)
 
         def ask() -> list[Entry]:
             self._uv_only("a script's metadata")
-            if inputs.lock_of_script(path).is_file():
-                arguments = ["export", "--script", str(path), *_EXPORT]
-            else:
-                arguments = [*self._compile(), str(path)]
+            locked = ["--locked"] if inputs.lock_of_script(path).is_file() else []
+            arguments = [*self._export(), *locked, "--script", str(path)]
             return self._read(uv.run(arguments, cwd=path.parent, environment=_indexes()), base=path.parent)
 
         return self._remember(["script", source.path, *texts], ask)
@@ -115,7 +112,7 @@ class Locker:
 
         def ask() -> list[Entry]:
             self._uv_only("uv.lock")
-            arguments = ["export", *_EXPORT, "--no-default-groups", "--prune", graph.CLUSTRIX]
+            arguments = [*self._export(), "--locked", "--no-default-groups"]
             for extra in source.extras:
                 arguments += ["--extra", extra]
             for group in source.groups:
@@ -140,7 +137,7 @@ class Locker:
             return self._remember(["pip-tools", *lines], lambda: piptools.pins(lines, self.target))
         # What is installed here is locked even where the base's patch level is below its Requires-Python.
         newest = replace(self.target, python=self.target.minor)
-        arguments = [*_compile(newest), "--no-deps", "-"]
+        arguments = [*self._compile(newest), "--no-deps", "-"]
         return self._remember(
             ["pins", *lines],
             lambda: pylock.entries(
@@ -162,8 +159,16 @@ class Locker:
         with ThreadPoolExecutor(4) as pool:
             return [line for line, wrong in zip(lines, pool.map(refused, lines), strict=True) if wrong]
 
-    def _compile(self) -> list[str]:
-        return _compile(self.target)
+    def _compile(self, target: Target | None = None) -> list[str]:
+        wanted = target or self.target
+        platform = ["--python-platform", wanted.uv_platform, "--python-version", wanted.full]
+        return ["pip", "compile", *_FORMATS, *self._again(), "--generate-hashes", "--python", sys.executable, *platform]
+
+    def _export(self) -> list[str]:
+        return ["export", *_FORMATS, *self._again(), "--prune", graph.CLUSTRIX]
+
+    def _again(self) -> list[str]:
+        return ["--refresh"] if self.refresh else []
 
     def _read(
         self, text: str, base: Path | None = None, hashes: Mapping[str, frozenset[str]] | None = None
@@ -200,12 +205,7 @@ class Locker:
         return answer
 
 
-_EXPORT = ("--locked", "--format", "pylock.toml", "--quiet", "--no-header")
-
-
-def _compile(target: Target) -> list[str]:
-    formats = ["--format", "pylock.toml", "--generate-hashes", "--quiet", "--no-header", "--python", sys.executable]
-    return ["pip", "compile", *formats, "--python-platform", target.uv_platform, "--python-version", target.full]
+_FORMATS = ("--format", "pylock.toml", "--quiet", "--no-header")
 
 
 def _indexes() -> dict[str, str]:

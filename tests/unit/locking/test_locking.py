@@ -367,10 +367,14 @@ def test_requirements_with_source_trees(index: Index, tmp_path: Path) -> None:
 
 
 def test_script(index: Index, tmp_path: Path) -> None:
-    make_wheel(index.files, "six", "1.0")
+    for name in ("six", "appnope", "rich"):
+        make_wheel(index.files, name, "1.0")
+    make_wheel(index.files, "clustrix", "1.0", requires=["rich"])
     path = tmp_path / "fit.py"
-    path.write_text('# /// script\n# requires-python = ">=3.10"\n# dependencies = ["six"]\n# ///\n')
+    needs = '["six", "clustrix", "appnope; sys_platform == \'darwin\'"]'
+    path.write_text(f'# /// script\n# requires-python = ">=3.10"\n# dependencies = {needs}\n# ///\n')
     assert statuses(lock(ScriptSource(str(path)), tmp_path)) == {"six": Status.RESOLVED}
+    assert not (tmp_path / "fit.py.lock").exists(), "nobody asked for one"
     uv("lock", "--quiet", "--script", str(path))
     make_wheel(index.files, "six", "2.0")
     result = lock(ScriptSource(str(path)), tmp_path)

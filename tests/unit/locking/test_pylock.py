@@ -133,7 +133,6 @@ def test_a_foreign_lock_for_one_target() -> None:
 
 
 def test_extras_and_groups() -> None:
-    pytest.importorskip("packaging", minversion="25", reason="markers on extras need packaging 25")
     found = entries(extras=("gpu",), groups=("docs",))
     assert found["cupy"].wheel is not None
     assert found["sphinx"].wheel is None
