@@ -32,10 +32,13 @@ rm -f $ends/"$$n".json "$$CLUSTRIX_NOTE"
 oom_kills() {
   while IFS=: read -r hierarchy controllers path; do
     case $$hierarchy:,$$controllers, in
-      0:,,) events=/sys/fs/cgroup$$path/memory.events;;
-      *,memory,*) events=/sys/fs/cgroup/memory$$path/memory.oom_control;;
+      0:,,) tree=/sys/fs/cgroup file=memory.events;;
+      *,memory,*) tree=/sys/fs/cgroup/memory file=memory.oom_control;;
       *) continue;;
     esac
+    # Where this machine is a container itself, its own cgroup is all that is mounted.
+    events=$$tree$$path/$$file
+    [ -r "$$events" ] || events=$$tree/$$file
     while read -r name count; do
       if [ "$$name" = oom_kill ]; then echo "$$count"; return; fi
     done 2>/dev/null <"$$events"
