@@ -43,7 +43,8 @@ CLUSTRIX_DEBUG=1 shows tracebacks.
 """
 
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 
 
 class LazyGroup(click.Group):
@@ -74,9 +75,9 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches
 
-            if near := get_close_matches(args[0], _COMMANDS, n=1):
-                raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
-            raise
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(_COMMANDS)}."
+            raise click.UsageError(f"{error.message} {remedy}", ctx) from None
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's signature
         """Run the command line; errors are a sentence, a remedy and an exit status, as the end of ``--help`` says."""
@@ -87,7 +88,7 @@ class LazyGroup(click.Group):
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:
             # Whoever read the output has what it wanted.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,10 +96,9 @@ class LazyGroup(click.Group):
         except ClustrixError as error:
             if os.environ.get("CLUSTRIX_DEBUG"):
                 raise
-            from clustrix.cli.output import exit_status
+            from clustrix.cli.output import complain
 
-            click.echo(f"error: {error}", err=True)
-            sys.exit(exit_status(error))
+            sys.exit(complain(error))
 
 
 @click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

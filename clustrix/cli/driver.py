@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import clustrix
+from clustrix.errors import ClustrixError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from types import TracebackType
 
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from clustrix.cli.driver import main; main()"
 
@@ -30,16 +32,46 @@ def argv(interpreter: str, beside: Path, options: Mapping[str, str], script: Pat
 
 
 def main() -> None:
-    """Run the script of the command line that `argv` made."""
+    """Run the script of the command line that `argv` made; what it does not catch is told as the command line does."""
     options, script, *arguments = sys.argv[1:]
+    from clustrix.cli import INTERRUPTED, output
     from clustrix.cli.progress import shown
     from clustrix.config import configure
 
-    configure(**json.loads(options))
     sys.argv = [script, *arguments]
     sys.path.insert(0, str(Path(script).parent.absolute()))
-    with shown():
-        runpy.run_path(script, run_name="__main__")
+    try:
+        configure(**json.loads(options))
+        with shown():
+            runpy.run_path(script, run_name="__main__")
+    except KeyboardInterrupt:
+        output.note("interrupted")
+        sys.exit(INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - whatever a script raises
+        trace = _of_script(error, script)
+        if isinstance(error, ClustrixError) and not os.environ.get("CLUSTRIX_DEBUG"):
+            sys.exit(output.complain(error, f"{script}:{trace.tb_lineno}" if trace else ""))
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        sys.exit(1)
+
+
+def _of_script(error: BaseException, script: str) -> TracebackType | None:
+    """Leave out of a traceback what is of us; None where the script did not come to run.
+
+    Of what a job raised that is all that lies behind the call: its own traceback is the cause. An error of ours is
+    shown whole.
+    """
+    from clustrix.worker.outcome import RemoteTraceback
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+        trace = trace.tb_next
+    step = trace if isinstance(error.__cause__, RemoteTraceback) else None
+    while step is not None:
+        if step.tb_next is not None and step.tb_next.tb_frame.f_globals.get("__package__") == "clustrix":
+            step.tb_next = None
+        step = step.tb_next
+    return trace
 
 
 def beside(directory: Path) -> Path:

@@ -35,6 +35,15 @@ def exit_status(error: errors.ClustrixError) -> int:
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), _AT_THE_TARGET)
 
 
+def complain(error: errors.ClustrixError, where: str = "") -> int:
+    """Print an error by its name, so that it can be looked up and caught, with its remedy; give the exit status.
+
+    ``where`` is the line of a script that it came from.
+    """
+    note(f"error[{type(error).__name__}]: {error}" + (f"\n  at {where}" if where else ""))
+    return exit_status(error)
+
+
 def emit(data: object) -> None:
     """Print JSON on standard output."""
     click.echo(json.dumps(data, indent=2, default=str))

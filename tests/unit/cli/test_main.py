@@ -61,8 +61,9 @@ def test_help_lists_all_commands_and_imports_none_of_them() -> None:
     ("argv", "status", "words"),
     [
         (["confg"], 2, "Did you mean 'config'?"),
+        (["frob"], 2, "Known: build, run"),
         (["config", "--nope"], 2, "No such option"),
-        (["config", "--target", "hcp"], 2, "unknown target 'hcp'"),
+        (["config", "--target", "hcp"], 2, "error[UnknownOption]: unknown target 'hcp'"),
         (["status", "nonsense"], 5, "no job 'nonsense'"),
         (["status", "local/01ARZ3NDEKTSV4RRFFQ69G5FAV"], 5, "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
     ],
