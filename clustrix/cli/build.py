@@ -46,6 +46,7 @@ class Order:
 @click.option("--tag", "tags", multiple=True, help="A tag for every output that names none.")
 @click.option("--platform", help="linux/amd64 or linux/arm64. Default: this machine's.")
 @click.option("--verify", is_flag=True, help="Build once more from nothing, and fail unless it is the same image.")
+@click.option("--bytecode/--no-bytecode", default=True, help="Compile all modules, which makes imports twice as fast.")
 @click.option("--insecure-registry", is_flag=True, help="Speak plain HTTP to registries of other machines.")
 @output.dry_run
 @output.as_json
@@ -90,6 +91,7 @@ def _order(
     outputs: tuple[str, ...],
     tags: tuple[str, ...],
     platform: str | None,
+    bytecode: bool,
     insecure: bool,
 ) -> Order:
     from clustrix import artifacts, config, target
@@ -119,7 +121,7 @@ def _order(
         on.python(minor)[1].version,
         requirements=image.requirements,
     )
-    return Order(result, artifacts.recipe(image, result.lock, on), _destinations(outputs, tags))
+    return Order(result, artifacts.recipe(image, result.lock, on, bytecode=bytecode), _destinations(outputs, tags))
 
 
 def _load(text: str) -> Image:

@@ -145,7 +145,7 @@ def _engine() -> Iterator[Finding]:
             "engine",
             "note",
             f"none answers: {why}",
-            "Local jobs use virtual environments. For containers install and start Docker, or configure runtime: podman.",
+            "Local jobs use virtual environments. For containers start Docker, or configure runtime: podman.",
         )
 
 

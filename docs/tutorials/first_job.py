@@ -48,7 +48,9 @@ def evaluate(name: str, model: object) -> dict[str, object]:
     scores = cross_val_score(model, images, digits, cv=5)
     seconds = time.perf_counter() - started
     print(f"{name}: {scores.mean():.3f}")
-    return {"model": name, "accuracy": scores.mean(), "spread": scores.std(), "seconds": seconds, "on": platform.node()}
+    # Plain numbers can be read anywhere, numpy's only where numpy is.
+    accuracy, spread = float(scores.mean()), float(scores.std())
+    return {"model": name, "accuracy": accuracy, "spread": spread, "seconds": seconds, "on": platform.node()}
 
 
 def write_table(rows: list[dict[str, object]], path: Path) -> None:
