@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clustrix.build import files, packing, tags, tar
+from clustrix.build import files, packing, sbom, tags, tar
 from clustrix.build.base import BuildResult, LayerReport, Recipe
 from clustrix.build.baseimage import as_oci
 from clustrix.build.compression import codec, uncompressed
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 WORKERS_AT_MOST = 8
 LOCK_PATH = "/opt/clustrix/pylock.toml"
 FINGERPRINT_PATH = "/opt/clustrix/fingerprint"
+SBOM_PATH = "/opt/clustrix/sbom.cdx.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,7 @@ class Layers:
             f"{root}/pyvenv.cfg": wheel.pyvenv_cfg(plan.base_python, plan.python.version),
             LOCK_PATH.lstrip("/"): _portable(recipe).encode(),
             FINGERPRINT_PATH.lstrip("/"): f"{plan.fingerprint(packed)}\n".encode(),
+            SBOM_PATH.lstrip("/"): sbom.cyclonedx(recipe.lock),
         }
         scripts = {
             f"{root}/bin/{script.name}": script.text(packing.INTERPRETER)

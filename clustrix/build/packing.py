@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clustrix.model.lock import LockedPackage
     from clustrix.oci.layout import BlobWriter
 
-FORMAT = "2"
+FORMAT = "3"
 """Changes whenever the same wheels would make other layers."""
 ROOT = VENV.lstrip("/")
 INTERPRETER = f"{VENV}/bin/python"

@@ -57,6 +57,7 @@ def test_the_layers(environment: Environment, built) -> None:
         ("script", "opt/clustrix/venv/bin/alpha"),
         ("pyvenv.cfg", "opt/clustrix/venv/pyvenv.cfg"),
         ("pylock.toml", "opt/clustrix/pylock.toml"),
+        ("sbom.cdx.json", "opt/clustrix/sbom.cdx.json"),
     ],
 )
 def test_what_we_write(environment: Environment, built, name: str, path: str) -> None:
