@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Hold a promise against a figure: it is kept if ``figure`` is at most (or, ``least``, at least) ``limit``."""
+
+    promise: str
+    figure: float
+    limit: float
+    unit: str
+    least: bool = False
+
+    @property
+    def kept(self) -> bool:
+        return self.figure >= self.limit if self.least else self.figure <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Hold the samples of contenders for one and the same work, ours first; ``unit`` is ``s`` or ``MB``."""
+
+    title: str
+    samples: Mapping[str, list[float]]
+    unit: str = "s"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Hold what one measure found, and the words that explain it."""
+
+    title: str
+    text: str
+    tables: list[Table]
+    bars: list[Bar]
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -21,17 +56,31 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(cases: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
-    """Call every case once a round, in an order that turns; a case gives its own figure in seconds."""
+def alternate(cases: Mapping[str, Callable[[], float]], rounds: int, *, quiet: bool = False) -> dict[str, list[float]]:
+    """Call every case once a round, in an order that turns; a case gives its own figure."""
     samples: dict[str, list[float]] = {name: [] for name in cases}
     names = list(cases)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             figure = cases[name]()
-            if figure is not None:
-                samples[name].append(figure)
+            samples[name].append(figure)
+            if not quiet:
                 print(f"  round {number + 1}: {name} {figure:.3f}", flush=True)
     return samples
+
+
+def over(samples: Mapping[str, list[float]], floor: str) -> dict[str, list[float]]:
+    """Take the floor's figure of the same round from every other contender's."""
+    return {
+        name: [value - least for value, least in zip(values, samples[floor], strict=True)]
+        for name, values in samples.items()
+        if name != floor
+    }
+
+
+def middle(samples: Mapping[str, list[float]], name: str) -> float:
+    """Give a contender's median."""
+    return statistics.median(samples[name])
 
 
 def machine() -> dict[str, object]:
@@ -44,37 +93,8 @@ def machine() -> dict[str, object]:
     return {
         "processor": model,
         "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 1),
     }
-
-
-def table(results: Mapping[str, Mapping[str, list[float]]]) -> str:
-    """Write one Markdown table a measure: median, spread, ratio to the first row (ours)."""
-    lines = []
-    for measure, samples in results.items():
-        rows = [(name, values) for name, values in samples.items() if values]
-        if not rows:
-            continue
-        ours = statistics.median(rows[0][1])
-        lines += [f"## {measure}", "", "| | median | least to most | ratio |", "| --- | --- | --- | --- |"]
-        for name, values in rows:
-            middle = statistics.median(values)
-            spread = f"{_human(min(values))} to {_human(max(values))}"
-            lines.append(
-                f"| {name} | {_human(middle)} | {spread} | {middle / ours:.2f} |"
-                if ours
-                else f"| {name} | {_human(middle)} | {spread} | |"
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def save(path: Path, results: Mapping[str, object]) -> None:
-    """Write the raw figures."""
-    path.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def _human(value: float) -> str:
-    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
