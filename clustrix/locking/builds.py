@@ -34,8 +34,12 @@ _LARGEST = 1 << 30
 """Bytes of a source tree that can only be data."""
 
 
-def from_directory(name: str, directory: Path, subdirectory: str | None, locker: Locker) -> LockedFile:
+def from_directory(
+    name: str, directory: Path, subdirectory: str | None, locker: Locker, *, any_code: bool = False
+) -> LockedFile:
     """Build a source tree, in a copy of it: nothing is written beside the user's files.
+
+    With ``any_code`` a wheel will do that was built before its Python code was edited: to see what it is made of.
 
     Raises:
         UnsupportedPackage: the wheel does not fit the target.
@@ -58,7 +62,7 @@ def from_directory(name: str, directory: Path, subdirectory: str | None, locker:
             (work / "source" / ".git").symlink_to(directory / ".git")  # versions may be derived from the repository
         return work / "source" / (subdirectory or "")
 
-    return _build(name, ["directory", _digest(directory, sources), subdirectory], prepare, locker)
+    return _build(name, ["directory", _digest(directory, sources, any_code=any_code), subdirectory], prepare, locker)
 
 
 def from_repository(name: str, url: str, *, commit: str, subdirectory: str | None, locker: Locker) -> LockedFile:
@@ -96,33 +100,32 @@ def from_sdist(name: str, sdist: LockedFile, locker: Locker) -> LockedFile:
     return _build(name, ["sdist", sdist.sha256], prepare, locker)
 
 
-def tree_digest(name: str, directory: Path) -> str:
-    """Digest the names and contents of a source tree, less what is ignored, cached or built there."""
-    return _digest(directory, _sources(name, directory))
+def stamp(directory: Path) -> str:
+    """Give a text that changes whenever a file of a source tree is added, edited or removed; by times and sizes."""
+    rows = []
+    for path in _listed(directory):
+        status = path.stat()
+        rows.append(f"{path} {status.st_mtime_ns} {status.st_size}")
+    return hashlib.sha256("\0".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _digest(directory: Path, sources: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
+def _digest(directory: Path, sources: Sequence[Path], *, any_code: bool = False) -> str:
+    digest = hashlib.sha256(b"any code" if any_code else b"")
     for path in sources:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        skipped = any_code and path.suffix == ".py" and path.name != "setup.py"
+        content = "" if skipped else hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(directory).as_posix()}\0{content}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
 def _sources(name: str, directory: Path) -> list[Path]:
-    """List the files of a source tree: those that Git does not ignore, or all but what caches and builds leave.
+    """List the files that a wheel is built from.
 
     Raises:
         LockError: they are so large that there must be data among them.
 
     """
-    argv = ["git", "-C", str(directory), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "."]
-    try:
-        listed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split("\0")
-        found = [directory / path for path in sorted(set(listed)) if path]
-    except (OSError, subprocess.CalledProcessError):
-        found = list(_walk(directory))
-    found = [path for path in found if path.is_file() and path.suffix != ".pyc"]
+    found = _listed(directory)
     size = sum(path.stat().st_size for path in found)
     if size > _LARGEST:
         raise LockError(
@@ -130,6 +133,17 @@ def _sources(name: str, directory: Path) -> list[Path]:
             remedy="Let Git ignore the data in it, or keep the data elsewhere.",
         )
     return found
+
+
+def _listed(directory: Path) -> list[Path]:
+    """List the files of a source tree: those that Git does not ignore, or all but what caches and builds leave."""
+    argv = ["git", "-C", str(directory), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "."]
+    try:
+        listed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split("\0")
+        found = [directory / path for path in sorted(set(listed)) if path]
+    except (OSError, subprocess.CalledProcessError):
+        found = list(_walk(directory))
+    return [path for path in found if path.is_file() and path.suffix != ".pyc"]
 
 
 def _walk(directory: Path) -> Iterator[Path]:

@@ -67,10 +67,12 @@ def _directory(entry: Entry, place: tuple[str, str | None, bool], locker: Locker
     if here is not None:
         _travels(here, entry.name, parts)
         return
+    if editable:
+        sample = builds.from_directory(entry.name, Path(path), subdirectory, locker, any_code=True)
+        if sample.filename.endswith("-none-any.whl"):
+            _travels(travelling.of_built(entry.name, Path(path, subdirectory or ""), sample), entry.name, parts)
+            return
     file = builds.from_directory(entry.name, Path(path), subdirectory, locker)
-    if editable and file.filename.endswith("-none-any.whl"):
-        _travels(travelling.of_built(entry.name, Path(path, subdirectory or ""), file), entry.name, parts)
-        return
     _built(entry.name, file, f"built from {path}", parts)
 
 

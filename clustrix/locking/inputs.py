@@ -16,7 +16,6 @@ from clustrix.model.environment import Environment, Origin
 from clustrix.model.source import ProjectSource, PylockSource, RequirementsSource, ScriptSource
 
 if TYPE_CHECKING:
-    from clustrix.model.environment import Distribution
     from clustrix.model.source import Source
 
 _BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
@@ -31,11 +30,13 @@ def identity(source: Source) -> str:
 
     """
     if isinstance(source, Environment):
-        rows = [[asdict(row), _tree(row)] for row in source.distributions]
-        described: object = [asdict(source.interpreter), str(source.platform), rows]
+        own: list[object] = [asdict(source.interpreter), str(source.platform), *map(asdict, source.distributions)]
+        built = [row for row in source.distributions if row.origin is Origin.DIRECTORY or not row.pure]
+        trees = [path for row in built if (path := local_path(row.url or "")) is not None]
     else:
-        described = [type(source).__name__, asdict(source), texts(source)]
-    text = json.dumps(described, default=lambda member: member.value)
+        own, trees = [type(source).__name__, asdict(source), texts(source)], _trees(source)
+    stamps = [builds.stamp(path) for path in trees if path.is_dir()]
+    text = json.dumps([own, stamps], default=lambda member: member.value)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -46,12 +47,12 @@ def texts(source: ProjectSource | PylockSource | RequirementsSource | ScriptSour
         LockError: one cannot be read.
 
     """
-    if isinstance(source, ProjectSource):
-        return _project(Path(source.directory))
+    if isinstance(source, ProjectSource | RequirementsSource):
+        # A change of what a source tree requires changes the answer, or outdates a uv.lock.
+        described = [path / name for path in _trees(source) for name in ("pyproject.toml", "setup.cfg", "setup.py")]
+        return [_read(path) for path in [*_files(source), *(path for path in described if path.is_file())]]
     if isinstance(source, PylockSource):
         return [_read(Path(source.path))]
-    if isinstance(source, RequirementsSource):
-        return [_read(path) for path in requirements.read(Path(source.path)).files]
     locked = lock_of_script(Path(source.path))
     return [metadata_of_script(Path(source.path)), *([_read(locked)] if locked.is_file() else [])]
 
@@ -68,23 +69,34 @@ def metadata_of_script(script: Path) -> str:
     return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
 
 
-def _project(directory: Path) -> list[str]:
-    """Read a uv.lock and the pyproject.toml of everything in its workspace: a change there may outdate it."""
+def _files(source: ProjectSource | RequirementsSource) -> list[Path]:
+    if isinstance(source, RequirementsSource):
+        return requirements.read(Path(source.path)).files
+    directory = Path(source.directory)
     if not (directory / "uv.lock").is_file():
         raise LockError(f"there is no uv.lock in {directory}", remedy="Make one with: uv lock")
-    lock = _read(directory / "uv.lock")
-    sources = [package.get("source", {}) for package in load(lock, f"{directory}/uv.lock").get("package", [])]
-    places = {source[kind] for source in sources for kind in ("editable", "directory", "virtual") if kind in source}
-    files = [directory / place / "pyproject.toml" for place in sorted({".", *places})]
-    return [lock, *(_read(path) for path in files if path.is_file())]
+    return [directory / "uv.lock", directory / "pyproject.toml"]
 
 
-def _tree(row: Distribution) -> str | None:
-    """Digest the source tree of what has to be built from one."""
-    if row.origin is not Origin.DIRECTORY and (row.origin is not Origin.EDITABLE or row.pure):
-        return None
-    directory = local_path(row.url or "")
-    return builds.tree_digest(row.name, directory) if directory is not None and directory.is_dir() else None
+def _trees(source: ProjectSource | PylockSource | RequirementsSource | ScriptSource) -> list[Path]:
+    """List the source trees that a file leads to."""
+    if isinstance(source, ProjectSource):
+        base = Path(source.directory)
+        lock = load(_read(_files(source)[0]), f"{base}/uv.lock")
+        origins = [package.get("source", {}) for package in lock.get("package", [])]
+        names = {str(origin[kind]) for origin in origins for kind in ("editable", "directory") if kind in origin}
+    elif isinstance(source, RequirementsSource):
+        base = Path(source.path).parent
+        lines = requirements.read(Path(source.path)).unhashed
+        places = {line.rpartition("@ ")[2].partition("[")[0].removeprefix("file://") for line in lines}
+        names = {place for place in places if place.startswith((".", "/"))}  # as pip tells a path from a name
+    elif isinstance(source, PylockSource):
+        base = Path(source.path).parent
+        packages = load(_read(Path(source.path)), source.path).get("packages", [])
+        names = {package["directory"]["path"] for package in packages if "directory" in package}
+    else:
+        return []
+    return [base / name for name in sorted(names) if "://" not in name and (base / name).is_dir()]
 
 
 def _read(path: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from clustrix.locking.target import PIP_TOOLS, UV
 from clustrix.model.lock import LockedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from clustrix.locking.target import Target
     from clustrix.model.source import ProjectSource, PylockSource, RequirementsSource, ScriptSource
@@ -59,19 +60,13 @@ class Locker:
         if self.tool == PIP_TOOLS:
             return self._remember(
                 ["pip-tools", "resolve", *lines, "--", *constraints],
-                lambda: piptools.resolve(lines, constraints, self.target),
+                lambda: self._without_clustrix(piptools.resolve(lines, constraints, self.target)),
             )
 
         def ask() -> list[Entry]:
-            with tempfile.TemporaryDirectory(prefix="clustrix-") as work:
-                limits, overrides = Path(work, "constraints.txt"), Path(work, "overrides.txt")
-                limits.write_text("\n".join(constraints), encoding="utf-8")
-                # Whoever requires clustrix must not get the stranger of that name on the index: never true.
-                overrides.write_text(f"{graph.CLUSTRIX} ; python_version < '0'\n", encoding="utf-8")
-                more = ["--constraints", str(limits), "--overrides", str(overrides)]
-                return self._read(
-                    uv.run([*self._compile(), *more, "-"], stdin="\n".join(lines), environment=_indexes())
-                )
+            with _files(constraints="\n".join(constraints), overrides=_NO_CLUSTRIX) as more:
+                arguments = [*self._compile(), *more, "-"]
+                return self._read(uv.run(arguments, stdin="\n".join(lines), environment=_indexes()))
 
         return self._remember(["resolve", *lines, "--", *constraints], ask)
 
@@ -84,9 +79,11 @@ class Locker:
 
         def ask() -> list[Entry]:
             if self.tool == PIP_TOOLS:
-                return piptools.requirements(path, self.target, exact=bool(exact), prereleases=found.prereleases)
-            arguments = [*self._compile(), *exact, *prerelease, str(path)]
-            text = uv.run(arguments, cwd=path.parent, environment=_indexes())
+                entries = piptools.requirements(path, self.target, exact=bool(exact), prereleases=found.prereleases)
+                return entries if exact else self._without_clustrix(entries)
+            with _files(overrides=_NO_CLUSTRIX) as more:
+                arguments = [*self._compile(), *exact, *prerelease, *([] if exact else more), str(path)]
+                text = uv.run(arguments, cwd=path.parent, environment=_indexes())
             return self._read(text, base=path.parent, hashes=found.hashes or None)
 
         return self._remember(["requirements", source.path, *inputs.texts(source)], ask)
@@ -175,6 +172,14 @@ class Locker:
     ) -> list[Entry]:
         return pylock.entries(text, "uv's answer", base or Path.cwd(), self.target, hashes=hashes)
 
+    def _without_clustrix(self, entries: list[Entry]) -> list[Entry]:
+        if any(entry.name == graph.CLUSTRIX for entry in entries):
+            raise LockError(
+                f"something here requires {graph.CLUSTRIX}, and {self.tool} cannot leave it out",
+                remedy=f"Lock with uv: the {graph.CLUSTRIX} of the index is another project.",
+            )
+        return entries
+
     def _uv_only(self, what: str) -> None:
         if self.tool != UV:
             raise LockError(f"{self.tool} cannot read {what}", remedy="Lock it with uv, or give a requirements file.")
@@ -206,6 +211,22 @@ class Locker:
 
 
 _FORMATS = ("--format", "pylock.toml", "--quiet", "--no-header")
+
+
+# Whoever requires clustrix must not get the stranger of that name on the index: this is never true.
+_NO_CLUSTRIX = f"{graph.CLUSTRIX} ; python_version < '0'\n"
+
+
+@contextmanager
+def _files(**texts: str) -> Iterator[list[str]]:
+    """Write texts to files that options of uv name, and give the options."""
+    with tempfile.TemporaryDirectory(prefix="clustrix-") as work:
+        options = []
+        for name, text in texts.items():
+            path = Path(work, f"{name}.txt")
+            path.write_text(text, encoding="utf-8")
+            options += [f"--{name}", str(path)]
+        yield options
 
 
 def _indexes() -> dict[str, str]:

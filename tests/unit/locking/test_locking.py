@@ -364,6 +364,18 @@ def test_requirements_with_source_trees(index: Index, tmp_path: Path) -> None:
     assert travelling.modules == (("mine", str(tmp_path / "mine" / "src" / "mine")),)
     assert travelling.metadata is not None
     assert travelling.metadata.endswith("mine-1.0.dist-info")
+    (tmp_path / "mine" / "src" / "mine" / "__init__.py").write_text("an = 'edit'\n")
+    assert lock(RequirementsSource(str(path)), tmp_path) == result, "an edit of the code builds nothing"
+
+
+def test_a_change_of_what_a_source_tree_requires_is_noticed(index: Index, tmp_path: Path) -> None:
+    make_wheel(index.files, "six", "1.0")
+    make_project(tmp_path / "mine", "mine", more='dependencies = ["clustrix"]\n')
+    path = tmp_path / "requirements.txt"
+    path.write_text("-e ./mine\n")
+    assert versions(lock(RequirementsSource(str(path)), tmp_path)) == {}
+    make_project(tmp_path / "mine", "mine", more='dependencies = ["clustrix", "six"]\n')
+    assert versions(lock(RequirementsSource(str(path)), tmp_path)) == {"six": "1.0"}
 
 
 def test_script(index: Index, tmp_path: Path) -> None:
@@ -428,7 +440,8 @@ def test_identity_changes_with_whatever_decides_on_a_lock(tmp_path: Path) -> Non
     built = make_project(tmp_path / "built", "built")
     mine = make_project(tmp_path / "mine", "mine")
     (tmp_path / "requirements.txt").write_text("-r more.txt\n")
-    (tmp_path / "more.txt").write_text("six\n")
+    (tmp_path / "more.txt").write_text(f"six\n{tmp_path}/tree\n")
+    tree = make_project(tmp_path / "tree", "tree")
     (tmp_path / "fit.py").write_text('# /// script\n# dependencies = ["six"]\n# ///\nprint(1)\n')
     live = environment(
         row("built", origin=Origin.DIRECTORY, url=built.as_uri()),
@@ -444,6 +457,7 @@ def test_identity_changes_with_whatever_decides_on_a_lock(tmp_path: Path) -> Non
         (live, built / "src" / "built" / "__init__.py", "VERSION", "OTHER", True),
         (live, mine / "src" / "mine" / "__init__.py", "VERSION", "OTHER", False),
         (requirements, tmp_path / "more.txt", "six", "rich", True),
+        (requirements, tree / "src" / "tree" / "__init__.py", "VERSION", "OTHER", True),
         (script, tmp_path / "fit.py", "print(1)", "print(2)", False),
         (script, tmp_path / "fit.py", "six", "rich", True),
     ]
