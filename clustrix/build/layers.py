@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 WORKERS_AT_MOST = 8
 LOCK_PATH = "/opt/clustrix/pylock.toml"
 FINGERPRINT_PATH = "/opt/clustrix/fingerprint"
+FINGERPRINT = "dev.clustrix.fingerprint"
 SBOM_PATH = "/opt/clustrix/sbom.cdx.json"
 
 
@@ -77,6 +78,7 @@ class Layers:
         plan = Plan(recipe, self.layout, self.cache, wheels)
         packed, new = self._pack(plan, wheels, progress)
         layers = [
+            *self._cleared(plan),
             *self._big(plan, packed, new),
             *self._buckets(plan, packed),
             *self._files(plan, entries),
@@ -158,6 +160,15 @@ class Layers:
 
             packed.update(zip((package.name for package in todo), pool.map(pack, todo), strict=True))
         return packed, frozenset(package.name for package in todo)
+
+    def _cleared(self, plan: Plan) -> Iterator[LayerReport]:
+        """Hide the environment of a base that was built here too: ours takes its place, and does not add to it."""
+        if FINGERPRINT in plan.recipe.base.config.labels:
+            identity = key(packing.FORMAT, plan.codec.identity, "cleared")
+            directory, _, name = LOCK_PATH.rpartition("/")[0].lstrip("/").rpartition("/")
+            yield self._tar(
+                "without the base's environment", identity, plan, lambda s: s.file(f"{directory}/.wh.{name}", 0, ())
+            )
 
     def _big(self, plan: Plan, packed: Mapping[str, Packed], new: frozenset[str]) -> Iterator[LayerReport]:
         for package in plan.big:
@@ -254,9 +265,10 @@ class Layers:
     def _image(self, plan: Plan, mark: str, layers: list[LayerReport]) -> BuildResult:
         recipe, base = plan.recipe, as_oci(plan.recipe.base.manifest)
         path = recipe.base.config.env.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        path = path.removeprefix(f"{VENV}/bin:")
         labels = {
             "dev.clustrix.lock": recipe.lock.digest,
-            "dev.clustrix.fingerprint": mark,
+            FINGERPRINT: mark,
             "dev.clustrix.python": plan.minor,
             "dev.clustrix.bytecode": plan.said,
             **dict(recipe.labels),

@@ -29,7 +29,7 @@ BUCKETS = 6
 """As many layers share the wheels below `SMALL_BYTES`, and as many those between: most changes move less than 2 MB."""
 LAYERS_AT_MOST = 127
 """What overlay file systems, and so engines, can stack."""
-_OTHERS = 2 * BUCKETS + 2  # and added files, and the last layer
+_OTHERS = 2 * BUCKETS + 3  # what clears a base of ours, added files, and the last layer
 
 
 class Plan:

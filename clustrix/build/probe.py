@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from clustrix.build.compression import uncompressed
 from clustrix.errors import BaseImageError, ImageError
+from clustrix.model.image import VENV
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from clustrix.oci.layout import Layout
     from clustrix.oci.manifest import ImageConfig, Manifest
 
-FORMAT = "1"
+FORMAT = "2"
 """Changes whenever the same layers would give another answer."""
 LINKS_AT_MOST = 40  # as the kernel
 _PLACES = ("/usr/local/bin", "/usr/bin")
@@ -101,7 +102,9 @@ def probe(base: str, manifest: Manifest, config: ImageConfig, layout: Layout) ->
 
 def _pythons(tree: _Tree, config: ImageConfig) -> Iterator[tuple[str, str]]:
     """Find every python3.N, with the version that stands in its binary or in its library."""
-    places = [path.rstrip("/") for path in config.env.get("PATH", "").split(":") if path.startswith("/")]
+    listed = config.env.get("PATH", "").split(":")
+    # An environment of ours, which is going to be replaced, has no Python but a link to one.
+    places = [place.rstrip("/") for place in listed if place.startswith("/") and not place.startswith(f"{VENV}/")]
     known = {*tree.links, *tree.facts}
     seen = set()
     for place in dict.fromkeys([*places, *_PLACES]):

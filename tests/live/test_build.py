@@ -145,6 +145,22 @@ def test_an_image_runs_under_docker(shop: Shop, bases, docker_engine, tmp_path: 
         assert docker_engine.images.get(name).id == result.image.config_digest
 
 
+def test_an_image_of_ours_is_a_base_too(shop: Shop, bases, docker_engine, tmp_path: Path) -> None:
+    """Its packages are gone from the image on top: what was locked is what is there."""
+    first = shop.build(f"oci:{bases['debian'].layout}", tmp_path)
+    destination(f"oci:{tmp_path}/base:1").publish(first.image, Layout(tmp_path / "layout"))
+    packages = tuple(package for package in shop.lock.packages if package.name == "tabulate")
+    fewer = dataclasses.replace(shop, lock=dataclasses.replace(shop.lock, packages=packages))
+    result = fewer.build(f"oci:{tmp_path}/base:1", tmp_path)
+    name = f"clustrix-test/build-twice:{os.getpid()}"
+    with loaded(result, tmp_path / "layout", name):
+        code = (
+            "import sys; sys.path.append('/src'); from clustrix.worker import installed as i; print(i.of_environment())"
+        )
+        said = servers.run(["docker", "run", "--rm", f"--volume={SOURCES}:/src:ro", name, "python", "-B", "-c", code])
+        assert said.strip() == result.image.fingerprint
+
+
 def test_two_clean_builds_are_the_same_image(shop: Shop, bases, tmp_path: Path) -> None:
     images = []
     for number, workers in enumerate((1, 4)):

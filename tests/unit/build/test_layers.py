@@ -213,8 +213,8 @@ def test_more_big_wheels_than_layers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert 21 + 80 < len(manifest.layers) <= 127
     found = {path for path in environment.entries(result) if path.endswith("/METADATA")}
     assert len(found) == 130
-    environment.base = make_base(tmp_path / "taller", [DEBIAN, *({f"f{n}": b""} for n in range(113))])
-    with pytest.raises(BuildError, match="114 layers"):
+    environment.base = make_base(tmp_path / "taller", [DEBIAN, *({f"f{n}": b""} for n in range(112))])
+    with pytest.raises(BuildError, match="113 layers"):
         environment.build()
 
 
@@ -263,6 +263,20 @@ def test_another_base_may_be_too_old_for_what_was_packed_before(environment: Env
     environment.base = make_base(environment.place / "old", [DEBIAN, old])
     with pytest.raises(UnsupportedPackage, match=r"glibc 2\.31.*alpha-1\.0-cp311"):
         environment.build()
+
+
+def test_an_image_of_ours_as_a_base_is_cleared_first(environment: Environment) -> None:
+    first = environment.build()
+    layout = Layout(environment.place / "layout")
+    layout.tag("first", layout.manifest(first.image.manifest_digest).descriptor)
+    environment.base = f"oci:{environment.place}/layout:first"
+    del environment.wheels["alpha"]
+    second = environment.build()
+    assert [entry.name for entry in environment.members(second, second.layers[0].digest)] == ["opt", "opt/.wh.clustrix"]
+    assert environment.entries(second)["opt/clustrix/venv/bin/python"].linkname == "/usr/bin/python3.11"
+    config = ImageConfig.parse(layout.read_blob(second.image.config_digest))
+    assert config.env["PATH"] == "/opt/clustrix/venv/bin:/usr/local/bin:/usr/bin:/bin"
+    assert config.labels["dev.clustrix.fingerprint"] == second.image.fingerprint
 
 
 # --- bytecode -------------------------------------------------------------------------------------
