@@ -35,7 +35,7 @@ class Order:
 @click.option("--image", "described", metavar="FILE.py:NAME", help="An Image object of a Python file.")
 @click.option("--extra", "extras", multiple=True, help="An extra of the project.")
 @click.option("--group", "groups", multiple=True, help="A dependency group of the project.")
-@click.option("--base", help="The base image: a reference, or oci:DIR. Default: what the configuration says.")
+@click.option("--base", help="The base image: a reference, or oci:DIR. Default: that of the target, or the public one.")
 @click.option(
     "--output",
     "-o",
@@ -48,6 +48,7 @@ class Order:
 @click.option("--verify", is_flag=True, help="Build once more from nothing, and fail unless it is the same image.")
 @click.option("--bytecode/--no-bytecode", default=True, help="Compile all modules, which makes imports twice as fast.")
 @click.option("--insecure-registry", is_flag=True, help="Speak plain HTTP to registries of other machines.")
+@output.target_option
 @output.dry_run
 @output.as_json
 def command(*, dry_run: bool, as_json: bool, verify: bool, insecure_registry: bool, **options: Any) -> None:  # noqa: ANN401
@@ -91,10 +92,12 @@ def _order(
     outputs: tuple[str, ...],
     tags: tuple[str, ...],
     platform: str | None,
+    target: str | None,
     bytecode: bool,
     insecure: bool,
 ) -> Order:
-    from clustrix import artifacts, config, target
+    from clustrix import artifacts, config
+    from clustrix.target import machine_of, this_machine
     from clustrix.worker import installed
 
     given = [choice for choice in (lock, requirements, script, described) if choice is not None]
@@ -106,13 +109,14 @@ def _order(
         image = Image.from_lock(str(path))
     image = replace(image, extras=(*image.extras, *extras), groups=(*image.groups, *groups))
     current = config.load()
-    settings = current.resolve(current.default_target() or config.LOCAL)
+    # Of a target only base and platform matter here.
+    settings = current.resolve(target or (None if base else current.default_target()) or config.LOCAL)
     minor = installed.interpreter().minor
     wanted = platform or settings.platform
     on = artifacts.base(
         base or image.base or settings.base,
         minor=minor,
-        machine=target.machine_of(wanted) if wanted else target.this_machine(),
+        machine=machine_of(wanted) if wanted else this_machine(),
         insecure=insecure,
     )
     result = artifacts.lock(
@@ -144,6 +148,8 @@ def _destinations(outputs: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str,
         return outputs
     if named := [text for text in outputs if _has_tag(text)]:
         raise click.UsageError(f"--output {named[0]} has a tag already: leave out --tag")
+    if len(tags) > 1 and any(text.startswith("oci-archive:") for text in outputs):
+        raise click.UsageError("an oci-archive holds one image: give it one --tag")
     return tuple(f"{text}:{tag}" for text in outputs for tag in tags)
 
 
