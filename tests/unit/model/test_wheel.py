@@ -1,4 +1,4 @@
-"""A wheel's plan is what pip does with it."""
+"""A wheel's plan is what an installer does with it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from clustrix.errors import UnsupportedPackage
 from clustrix.model import fingerprint
 from clustrix.model.wheel import Plan, Script, localise, plan, pyvenv_cfg, tags_of
+from tests.unit.wheels import Venv
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -57,15 +58,12 @@ FILES = {
 }
 
 
-def test_every_scheme_lands_where_pip_puts_it(tmp_path: Path) -> None:
+def test_every_scheme_lands_where_uv_puts_it(tmp_path: Path) -> None:
     wheel = make(tmp_path, FILES)
     made, archive = read(wheel)
     with archive:
         root = tmp_path / "venv"
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", root], check=True)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-        pip = [sys.executable, "-m", "pip", "--isolated", "--python", str(root / "bin/python"), "install"]
-        subprocess.run([*pip, "-q", "--no-index", "--no-deps", "--no-compile", str(wheel)], check=True, env=environment)
+        Venv(root).install(wheel)
         for member in made.members:
             content = archive.read(member.source)
             there = root / member.path
@@ -79,7 +77,7 @@ def test_every_scheme_lands_where_pip_puts_it(tmp_path: Path) -> None:
             assert (root / "bin" / script.name).is_file()
         record = (root / made.record_path).read_text()
     assert {row.split(",")[0] for row in record.splitlines()} - {
-        f"{made.dist_info}/{name}" for name in ("REQUESTED", "direct_url.json")
+        f"{made.dist_info}/{name}" for name in ("REQUESTED", "direct_url.json", "uv_cache.json")
     } == {
         row.split(",")[0]
         for row in made.record({made.installer_path: b"x", **{f"bin/{script.name}": b"x" for script in made.scripts}})
