@@ -72,7 +72,7 @@ def resolve(
     """
     if not host or host.startswith("-"):
         raise ConfigError(f"not a host: {host!r}")
-    said = _effective(host, username, port, config_file)
+    said = effective(host, username, port, config_file)
     files = [Path(name).expanduser() for name in said.get("identityfile", [])]
     own = [Path(key_file).expanduser()] if key_file else []
     known = [*said.get("userknownhostsfile", []), *said.get("globalknownhostsfile", [])]
@@ -97,9 +97,10 @@ def resolve(
     )
 
 
-def _effective(
+def effective(
     host: str, username: str | None, port: int | None, config_file: str | None
 ) -> Mapping[str, Sequence[str]]:
+    """Give every value that ssh would use, by its lower-case key (``ssh -G``)."""
     ssh = shutil.which("ssh")
     if ssh is None:
         return _from_paramiko(host, config_file)

@@ -225,6 +225,7 @@ class PosixTransport(abc.ABC):
     def close(self) -> None:
         """Let go of the connection; the next call opens a new one."""
         with self._changed:
+            self._changed.wait_for(lambda: not self._warming)
             spare, self._spare = self._spare, None
         if spare is not None:
             self._release(spare)
