@@ -62,6 +62,12 @@ class Configuration:
         named = {name for source in self.sources for name in source.targets}
         return tuple(sorted({*named, LOCAL, *(["default"] if not named and self._flat() else [])}))
 
+    @property
+    def undecided(self) -> bool:
+        """Tell whether several targets are configured, and none of them as the one to take."""
+        named = {name for source in self.sources for name in source.targets}
+        return len(named) > 1 and self._find("target") is None
+
     def default_target(self) -> str | None:
         """Name the target of calls that name none; None where nothing is configured at all.
 
@@ -175,7 +181,7 @@ def configure(**options: object) -> ClusterConfig | None:
     load.cache_clear()
     _runtime = candidate
     current = load()
-    target = current.default_target()
+    target = None if current.undecided else current.default_target()
     return None if target is None else current.resolve(target)
 
 

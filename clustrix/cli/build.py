@@ -15,6 +15,7 @@ from clustrix.model.image import Image
 if TYPE_CHECKING:
     from clustrix.build.base import BuildResult, Recipe
     from clustrix.model.lock import LockResult
+    from clustrix.publish.base import Destination
 
 FILE = click.Path(exists=True, path_type=Path)
 
@@ -25,7 +26,8 @@ class Order:
 
     result: LockResult
     recipe: Recipe
-    destinations: tuple[str, ...]
+    outputs: tuple[str, ...]
+    destinations: tuple[Destination, ...]
 
 
 @click.command("build")
@@ -47,11 +49,13 @@ class Order:
 @click.option("--platform", help="linux/amd64 or linux/arm64. Default: this machine's.")
 @click.option("--verify", is_flag=True, help="Build once more from nothing, and fail unless it is the same image.")
 @click.option("--bytecode/--no-bytecode", default=True, help="Compile all modules, which makes imports twice as fast.")
-@click.option("--insecure-registry", is_flag=True, help="Speak plain HTTP to registries of other machines.")
+@click.option(
+    "--insecure-registry", is_flag=True, help="Speak plain HTTP to the registries of --output, else to that of --base."
+)
 @output.target_option
 @output.dry_run
 @output.as_json
-def command(*, dry_run: bool, as_json: bool, verify: bool, insecure_registry: bool, **options: Any) -> None:  # noqa: ANN401
+def command(*, dry_run: bool, as_json: bool, verify: bool, **options: Any) -> None:  # noqa: ANN401
     """Make an image of an environment: of a lock, requirements, a script, an Image, or of what is installed.
 
     No daemon is needed. The same lock and base give the same image; what was packed before is not packed again.
@@ -67,7 +71,7 @@ def command(*, dry_run: bool, as_json: bool, verify: bool, insecure_registry: bo
     from clustrix.cli.progress import shown
 
     with shown():
-        order = _order(insecure=insecure_registry, **options)
+        order = _order(**options)
         if dry_run:
             _tell_plan(order, as_json=as_json)
             return
@@ -76,7 +80,7 @@ def command(*, dry_run: bool, as_json: bool, verify: bool, insecure_registry: bo
             built = artifacts.builder().verify(order.recipe, wheels, progress=pipeline.progress)
         else:
             built = artifacts.build(order.recipe, progress=pipeline.progress)
-        published = [_publish(text, built, insecure=insecure_registry) for text in order.destinations]
+        published = [_publish(place, built) for place in order.destinations]
     _tell(order, built, published, as_json=as_json, verified=verify)
 
 
@@ -94,9 +98,10 @@ def _order(
     platform: str | None,
     target: str | None,
     bytecode: bool,
-    insecure: bool,
+    insecure_registry: bool,
 ) -> Order:
     from clustrix import artifacts, config
+    from clustrix.publish import destination, registry_of
     from clustrix.target import machine_of, this_machine
     from clustrix.worker import installed
 
@@ -108,6 +113,12 @@ def _order(
     if path is not None:
         image = Image.from_lock(str(path))
     image = replace(image, extras=(*image.extras, *extras), groups=(*image.groups, *groups))
+    outputs = _tagged(outputs, tags)
+    insecure: tuple[str, ...] = ()
+    if insecure_registry:
+        own = {registry_of(text) for text in outputs} - {None} or {registry_of(base or "oci:")}
+        insecure = tuple(sorted(host for host in own if host))
+    destinations = tuple(destination(text, client=artifacts.client(insecure=insecure)) for text in outputs)
     current = config.load()
     # Of a target only base and platform matter here.
     settings = current.resolve(target or (None if base else current.default_target()) or config.LOCAL)
@@ -125,7 +136,7 @@ def _order(
         on.python(minor)[1].version,
         requirements=image.requirements,
     )
-    return Order(result, artifacts.recipe(image, result.lock, on, bytecode=bytecode), _destinations(outputs, tags))
+    return Order(result, artifacts.recipe(image, result.lock, on, bytecode=bytecode), outputs, destinations)
 
 
 def _load(text: str) -> Image:
@@ -141,7 +152,7 @@ def _load(text: str) -> Image:
     return found
 
 
-def _destinations(outputs: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str, ...]:
+def _tagged(outputs: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str, ...]:
     if tags and not outputs:
         raise click.UsageError("--tag needs an --output")
     if not tags:
@@ -160,13 +171,10 @@ def _has_tag(text: str) -> bool:
     return ":" in rest.rpartition("/")[2]
 
 
-def _publish(text: str, built: BuildResult, *, insecure: bool) -> dict[str, object]:
+def _publish(place: Destination, built: BuildResult) -> dict[str, object]:
     from clustrix import artifacts, pipeline
-    from clustrix.publish import destination
 
-    sent = destination(text, client=artifacts.client(insecure=insecure)).publish(
-        built.image, artifacts.layout(), progress=pipeline.progress
-    )
+    sent = place.publish(built.image, artifacts.layout(), progress=pipeline.progress)
     return {"reference": sent.reference, "uploaded_bytes": sent.uploaded_bytes, "unchanged": sent.unchanged}
 
 
@@ -184,14 +192,14 @@ def _tell_plan(order: Order, *, as_json: bool) -> None:
         "image": found.image.config_digest if found else None,
         "packages": len(order.result.lock.packages),
         "to_pack": missing,
-        "outputs": list(order.destinations),
+        "outputs": list(order.outputs),
     }
     if as_json:
         output.emit({**data, "report": order.result.report.as_json()})
         return
     click.echo(order.result.report.text() + "\n")
     to_pack = ", ".join(missing) or "nothing: all of it was packed before"
-    output.facts({**data, "to_pack": to_pack, "outputs": ", ".join(order.destinations) or "the local cache"})
+    output.facts({**data, "to_pack": to_pack, "outputs": ", ".join(order.outputs) or "the local cache"})
 
 
 def _tell(

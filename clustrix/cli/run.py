@@ -64,13 +64,16 @@ def command(
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run: the output of a run is that of the script")
     current = config.load()
-    name = target or current.default_target() or config.LOCAL
-    current.resolve(name)  # an unknown one is refused before anything is locked
+    # With several targets the script names them itself.
+    name = target or (None if current.undecided else current.default_target() or config.LOCAL)
+    if name is not None:
+        current.resolve(name)  # an unknown one is refused before anything is locked
     plan = planned(script, environment)
     if dry_run:
         tell(script, name, plan, as_json=as_json)
         return
-    sys.exit(_drive(script, arguments, plan, {"target": name, "environment": plan.environment}))
+    options = {"environment": plan.environment, **({"target": name} if name else {})}
+    sys.exit(_drive(script, arguments, plan, options))
 
 
 def planned(script: Path, environment: str) -> Plan:
@@ -94,12 +97,12 @@ def planned(script: Path, environment: str) -> Plan:
     return Plan(str(place), result)
 
 
-def tell(script: Path, target: str, plan: Plan, *, as_json: bool) -> None:
+def tell(script: Path, target: str | None, plan: Plan, *, as_json: bool) -> None:
     """Say what would run where."""
     lock = plan.lock.lock if plan.lock else None
     data: dict[str, object] = {
         "script": str(script),
-        "target": target,
+        "target": target or "what each call names",
         "environment": plan.environment,
         "lock": lock.digest if lock else None,
         "packages": len(lock.packages) if lock else None,

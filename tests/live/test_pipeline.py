@@ -1,0 +1,160 @@
+"""One project, one function, three places: a virtual environment, Docker, and SLURM over SSH in Apptainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .beds import Bed
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+
+CLUSTRIX = [sys.executable, "-m", "clustrix"]
+SCRIPT = """
+import os, sys, time
+import six
+from clustrix import cluster
+from beside import FACTOR
+
+@cluster(cores=1)
+def f(number):
+    if number < 0:
+        raise LookupError(f"no {number}", six.__version__)
+    print("computing", number, flush=True)
+    time.sleep(float(os.environ.get("NAP", 0)))
+    return number * FACTOR
+
+if __name__ == "__main__":
+    far = f.options(target=sys.argv[1])
+    print("value", far(4))
+    print("values", list(far.map([1, 2, 3])))
+    try:
+        far(-1)
+    except LookupError as error:
+        print("error", error.args, "raise LookupError" in str(error.__cause__))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(
+    slurm_cluster: Bed, base_layout: Path, docker_engine: object, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    place = tmp_path_factory.mktemp("project")
+    (place / ".git").mkdir()
+    (place / "fit.py").write_text(SCRIPT)
+    (place / "beside.py").write_text("FACTOR = 10\n")
+    (place / "requirements.txt").write_text("six==1.17.0\n")
+    bed = slurm_cluster
+    (place / "ssh_config").write_text(
+        f"Host bed\n  HostName {bed.host}\n  Port {bed.port}\n  User {bed.user}\n  IdentityFile {bed.key}\n"
+        f"  IdentitiesOnly yes\n  UserKnownHostsFile {bed.known_hosts}\n"
+    )
+    (place / "clustrix.yml").write_text(
+        "environment: requirements.txt\n"
+        "targets:\n"
+        "  here: {backend: local, runtime: venv}\n"
+        f"  box: {{backend: local, runtime: docker, base: 'oci:{base_layout}'}}\n"
+        "  hpc:\n"
+        "    backend: slurm\n"
+        "    host: bed\n"
+        f"    ssh_config: {place}/ssh_config\n"
+        f"    base: oci:{base_layout}\n"
+        "    time: 00:10:00\n"
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {**os.environ, "CLUSTRIX_STATE_DIR": str(tmp_path_factory.mktemp("state"))}
+
+
+def run(project: Path, shell: dict[str, str], *argv: str, status: int = 0) -> str:
+    done = subprocess.run(argv, cwd=project, env=shell, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == status, f"{argv}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_same_function_in_the_same_environment_everywhere(project: Path, shell: dict[str, str]) -> None:
+    found = {}
+    for target in ("here", "box", "hpc"):
+        said = run(project, shell, *CLUSTRIX, "run", "fit.py", target).splitlines()
+        assert said == [
+            "computing 4",
+            "value 40",
+            "values [10, 20, 30]",
+            "error ('no -1', '1.17.0') True",
+        ]
+        jobs = json.loads(run(project, shell, *CLUSTRIX, "jobs", "--json", "--target", target))
+        assert [job["items"] for job in jobs] == [1, 3, 1]
+        assert [job["state"] for job in jobs] == ["failed", "succeeded", "succeeded"]
+        status = json.loads(run(project, shell, *CLUSTRIX, "status", jobs[1]["id"], "--json"))
+        found[target] = status["fingerprint"]
+        assert run(project, shell, *CLUSTRIX, "logs", jobs[2]["id"]) == "computing 4\n"
+    # Not compared by us alone: the worker measured it and would have refused another.
+    assert len(set(found.values())) == 1
+
+
+def test_a_job_outlives_its_client_and_is_found_from_another_home(
+    project: Path, shell: dict[str, str], tmp_path: Path
+) -> None:
+    code = "from fit import f; import time; print(f.options(target='hpc').submit(7).id, flush=True); time.sleep(600)"
+    slow = {**shell, "CLUSTRIX_ENVIRONMENT_VARIABLES": '{"NAP": "5"}'}
+    client = subprocess.Popen(
+        [sys.executable, "-c", f"import sys, types; sys.modules['six'] = types.ModuleType('six'); {code}"],
+        cwd=project,
+        env=slow,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert client.stdout is not None
+        job = client.stdout.readline().strip()
+    finally:
+        client.send_signal(signal.SIGKILL)
+        client.wait()
+        client.stdout.close() if client.stdout else None
+    assert job.startswith("hpc/")
+    elsewhere = {**os.environ, "CLUSTRIX_STATE_DIR": str(tmp_path / "state"), "CLUSTRIX_HOME": str(tmp_path / "home")}
+    assert run(project, elsewhere, *CLUSTRIX, "result", job) == "70\n"
+    assert run(project, elsewhere, *CLUSTRIX, "logs", job) == "computing 7\n"
+
+
+def test_a_whole_script_is_one_job_and_can_be_cancelled(project: Path, shell: dict[str, str]) -> None:
+    (project / "whole.py").write_text(
+        "import sys, time\nfrom fit import f\nprint(sys.argv[1], f(2), flush=True)\ntime.sleep(float(sys.argv[2]))\n"
+    )
+    done = run(project, shell, *CLUSTRIX, "submit", "--target", "hpc", "--wait", "whole.py", "quick", "0")
+    assert done.splitlines()[1:] == ["computing 2", "quick 20"]
+    job = run(project, shell, *CLUSTRIX, "submit", "--target", "hpc", "whole.py", "slow", "600").strip()
+    end = time.monotonic() + 120
+    while "slow" not in run(project, shell, *CLUSTRIX, "logs", job):
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    assert json.loads(run(project, shell, *CLUSTRIX, "status", job, "--json"))["state"] == "running"
+    run(project, shell, *CLUSTRIX, "result", "--no-wait", job, status=6)
+    run(project, shell, *CLUSTRIX, "cancel", job)
+    assert json.loads(run(project, shell, *CLUSTRIX, "status", job, "--json"))["state"] == "cancelled"
+    run(project, shell, *CLUSTRIX, "result", job, status=1)
+
+
+def test_doctor_finds_everything_it_needs(project: Path, shell: dict[str, str]) -> None:
+    found = json.loads(run(project, shell, *CLUSTRIX, "doctor", "--json", "--target", "hpc"))
+    assert {row["status"] for row in found} <= {"ok", "note"}
+    assert any(row["check"] == "target hpc: slurm" for row in found)
+
+
+def test_what_is_refused_is_refused_in_the_words_of_slurm(project: Path, shell: dict[str, str]) -> None:
+    argv = [*CLUSTRIX, "submit", "--target", "hpc", "--partition", "no; such $(partition)", "whole.py"]
+    done = subprocess.run(argv, cwd=project, env=shell, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 4
+    assert "invalid partition" in done.stderr
