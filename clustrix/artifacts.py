@@ -42,8 +42,8 @@ _LABELS = ("dev.clustrix.python", "dev.clustrix.fingerprint", "dev.clustrix.lock
 
 
 @cache
-def client(*, insecure: bool = False) -> Client:
-    """Speak with registries over one set of connections; ``insecure`` allows plain HTTP."""
+def client(*, insecure: tuple[str, ...] = ()) -> Client:
+    """Speak with registries over one set of connections; ``insecure`` names those that are spoken to in plain HTTP."""
     from clustrix.oci.client import Client
 
     return Client(insecure=insecure)
@@ -124,7 +124,9 @@ def _identity(found: Source) -> object:
     return [type(found).__name__, dataclasses.asdict(found), texts]
 
 
-def base(name: str | None, *, minor: str, machine: str, insecure: bool = False, progress: Progress = SILENT) -> Base:
+def base(
+    name: str | None, *, minor: str, machine: str, insecure: tuple[str, ...] = (), progress: Progress = SILENT
+) -> Base:
     """Find and probe a base image."""
     from clustrix.build import baseimage
 
@@ -192,7 +194,7 @@ def fingerprints(wanted: Lock) -> Mapping[str, str] | None:
     return rows
 
 
-def existing(reference: str, *, minor: str, machine: str, insecure: bool = False) -> BuiltImage:
+def existing(reference: str, *, minor: str, machine: str, insecure: tuple[str, ...] = ()) -> BuiltImage:
     """Find an image of a registry, by digest, and what is known of its environment.
 
     Images that we built say it in their labels; of others the Python is looked for, once per digest.
@@ -233,7 +235,9 @@ def existing(reference: str, *, minor: str, machine: str, insecure: bool = False
     return image
 
 
-def pushed(image: BuiltImage, repository: str, *, insecure: bool = False, progress: Progress = SILENT) -> BuiltImage:
+def pushed(
+    image: BuiltImage, repository: str, *, insecure: tuple[str, ...] = (), progress: Progress = SILENT
+) -> BuiltImage:
     """Bring an image to the repository that a target pulls from; one HEAD when it is there."""
     from clustrix.publish import destination
 

@@ -39,6 +39,7 @@ from clustrix.model.job import JobId, JobRecord, JobSpec, Placed, State, new_uli
 from clustrix.model.progress import SILENT
 from clustrix.model.resources import Mount, Resources
 from clustrix.model.slices import share
+from clustrix.publish import registry_of
 from clustrix.runtimes.base import Artifact, Need
 from clustrix.worker import installed, payload
 from clustrix.worker import task as tasks
@@ -98,6 +99,12 @@ def resolve(options: Options) -> ClusterConfig:
     return current.resolve(str(name), given)
 
 
+def _say_what_is_not_enforced(target: Target, settings: ClusterConfig) -> None:
+    """A request that can be met and not enforced is no error, and no secret (decision 5)."""
+    if settings.memory is not None and target.plain and not target.runtime.enforces_memory:
+        _say(f"memory={settings.memory} bytes is not enforced by runtime {target.runtime_name} on target {target.name}")
+
+
 def prepare(settings: ClusterConfig) -> Prepared:
     """Capture, lock, build and place what calls with these settings run in; unchanged, it costs milliseconds.
 
@@ -108,6 +115,7 @@ def prepare(settings: ClusterConfig) -> Prepared:
     target = targets.of(settings)
     if target.chosen_by_itself:
         _say(f"target {target.name} uses {target.runtime_name}: {target.why}")
+    _say_what_is_not_enforced(target, settings)
     try:
         return _placed(target, settings)
     except (ImageUnavailable, RegistryError) as error:
@@ -169,7 +177,9 @@ def _lock_of_host(target: Target, image: Image) -> LockResult:
 
 
 def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockResult | None, BuiltImage]:
-    insecure = settings.insecure_registry
+    own = settings.registry or (image.location if image.source is ImageSource.REGISTRY else image.base or settings.base)
+    host = registry_of(own) if own and settings.insecure_registry else None
+    insecure = (host,) if host else ()
     minor = installed.interpreter().minor
     if image.source is ImageSource.REGISTRY:
         found = artifacts.existing(image.location or "", minor=minor, machine=target.machine, insecure=insecure)

@@ -114,18 +114,19 @@ def _order(
         image = Image.from_lock(str(path))
     image = replace(image, extras=(*image.extras, *extras), groups=(*image.groups, *groups))
     outputs = _tagged(outputs, tags)
-    insecure: tuple[str, ...] = ()
-    if insecure_registry:
-        own = {registry_of(text) for text in outputs} - {None} or {registry_of(base or "oci:")}
-        insecure = tuple(sorted(host for host in own if host))
-    destinations = tuple(destination(text, client=artifacts.client(insecure=insecure)) for text in outputs)
     current = config.load()
-    # Of a target only base and platform matter here.
+    # Of a target only base, platform and insecure_registry matter here.
     settings = current.resolve(target or (None if base else current.default_target()) or config.LOCAL)
+    base = base or image.base or settings.base
+    insecure: tuple[str, ...] = ()
+    if insecure_registry or settings.insecure_registry:
+        hosts = {registry_of(text) for text in outputs} - {None} or {registry_of(base) if base else None}
+        insecure = tuple(sorted(host for host in hosts if host))
+    destinations = tuple(destination(text, client=artifacts.client(insecure=insecure)) for text in outputs)
     minor = installed.interpreter().minor
     wanted = platform or settings.platform
     on = artifacts.base(
-        base or image.base or settings.base,
+        base,
         minor=minor,
         machine=machine_of(wanted) if wanted else this_machine(),
         insecure=insecure,

@@ -208,7 +208,11 @@ class ClusterConfig:
         "text", "The repository that built images are pushed to, `registry.example.org/me/jobs`.", scope="target"
     )
     insecure_registry: bool = _setting(
-        "switch", "Speak plain HTTP to registries of other machines.", default=False, scope="target"
+        "switch",
+        "Speak plain HTTP to the target's own registry: that of `registry`, else of `image`, else of `base`; "
+        "to no other, not even of this machine.",
+        default=False,
+        scope="target",
     )
     platform: str | None = _setting(
         "text", "The platform of the images, `linux/amd64` or `linux/arm64`. Unset: this machine's.", scope="target"

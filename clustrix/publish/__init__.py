@@ -6,12 +6,18 @@ import re
 from typing import TYPE_CHECKING
 
 from clustrix.errors import BadReference
+from clustrix.oci.reference import Reference
 
 if TYPE_CHECKING:
     from clustrix.oci.client import Client
     from clustrix.publish.base import Destination
 
 _SCHEME = re.compile(r"(oci|oci-archive|docker|docker-daemon):(?!//)(.*)", re.DOTALL)
+
+
+def registry_of(text: str) -> str | None:
+    """Name the registry that an image goes to or comes from, ``host[:port]``; None for files and engines."""
+    return None if _SCHEME.fullmatch(text) else Reference.parse(text.removeprefix("docker://")).registry
 
 
 def destination(text: str, *, client: Client | None = None) -> Destination:

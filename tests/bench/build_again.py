@@ -13,7 +13,7 @@ from typing import Any
 
 from clustrix import artifacts
 from clustrix.model.image import Image
-from clustrix.publish import destination
+from clustrix.publish import destination, registry_of
 
 
 def main() -> None:
@@ -22,11 +22,12 @@ def main() -> None:
 
 
 def once(requirements: str, base: str, target: str, bytecode: bool) -> dict[str, Any]:
-    client = artifacts.client(insecure=True)
+    registries = (str(registry_of(target)),)
+    client = artifacts.client(insecure=registries)
     requests, moved = client.stats.requests.copy(), client.stats.uploaded_bytes + client.stats.downloaded_bytes
     start = time.perf_counter()
     image = Image.from_lock(requirements)
-    on = artifacts.base(base, minor="3.11", machine="x86_64", insecure=True)
+    on = artifacts.base(base, minor="3.11", machine="x86_64", insecure=registries)
     found = artifacts.source(image, Path.cwd())
     locked = artifacts.lock(found, on.platform, on.python("3.11")[1].version).lock
     made = artifacts.build(artifacts.recipe(image, locked, on, bytecode=bytecode))
