@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from clustrix.catalogue import job as job
+    from clustrix.catalogue import jobs as jobs
     from clustrix.config import configure as configure
     from clustrix.decorator import cluster as cluster
     from clustrix.executor import ClusterExecutor as ClusterExecutor
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
     from clustrix.handle import JobArray as JobArray
     from clustrix.model.image import Image as Image
     from clustrix.model.settings import ClusterConfig as ClusterConfig
-    from clustrix.pipeline import job as job
-    from clustrix.pipeline import jobs as jobs
 
 _HOMES = {
     "ClusterConfig": "clustrix.model.settings",
@@ -23,8 +23,8 @@ _HOMES = {
     "JobArray": "clustrix.handle",
     "cluster": "clustrix.decorator",
     "configure": "clustrix.config",
-    "job": "clustrix.pipeline",
-    "jobs": "clustrix.pipeline",
+    "job": "clustrix.catalogue",
+    "jobs": "clustrix.catalogue",
 }
 __version__ = "0.1.0"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustrix.build.records import Records, key
-from clustrix.capture import packages, sources
+from clustrix.capture import sources
 from clustrix.config import cache_directory
 from clustrix.errors import ImageUnavailable
-from clustrix.model.environment import Environment
 from clustrix.model.image import VENV, BuiltImage, Image, ImageSource
 from clustrix.model.lock_record import dump, load
 from clustrix.model.progress import SILENT
-from clustrix.model.source import ProjectSource
 from clustrix.worker import installed
 
 if TYPE_CHECKING:
@@ -97,31 +94,20 @@ def lock(
     found: Source, platform: Platform, python: str, *, requirements: tuple[str, ...] = (), refresh: bool = False
 ) -> LockResult:
     """Lock a source, or give the lock that the same question was answered with before."""
-    name = key(_FORMAT, _identity(found), str(platform), python, requirements)
+    from clustrix import locking
+
+    name = key(_FORMAT, locking.identity(found), str(platform), python, requirements)
     known = None if refresh else records().get("locks", name)
     if known is not None:
         try:
             return load(known)
         except (KeyError, TypeError, ValueError):  # written by another version
             pass
-    from clustrix import locking
-
     result = locking.lock(
         found, platform, python, cache=cache_directory() / "locking", requirements=requirements, refresh=refresh
     )
     records().put("locks", name, dump(result))
     return result
-
-
-def _identity(found: Source) -> object:
-    """Say all that decides on a lock: what is installed, or the text of files."""
-    if isinstance(found, Environment):
-        return ["interpreter", packages.stamp()]
-    names = ("uv.lock", "pyproject.toml") if isinstance(found, ProjectSource) else ("",)
-    place = Path(found.directory if isinstance(found, ProjectSource) else found.path)
-    paths = [place / name if name else place for name in names]
-    texts = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
-    return [type(found).__name__, dataclasses.asdict(found), texts]
 
 
 def base(

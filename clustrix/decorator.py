@@ -90,9 +90,9 @@ class RemoteFunction(Generic[P, R]):
 
     def build(self) -> BuiltImage | None:
         """Make what its calls would run in, so that the first one need not; None where no image is needed."""
-        from clustrix import pipeline
+        from clustrix import pipeline, placement
 
-        return pipeline.prepare(pipeline.resolve(self._options)).image
+        return placement.prepare(pipeline.resolve(self._options)).image
 
     def options(self, **options: object) -> RemoteFunction[P, R]:
         """Give the same function with other options."""

@@ -1,4 +1,4 @@
-"""capture -> lock -> build -> place -> submit -> collect: the only file that knows the order."""
+"""From a call to its value: `clustrix.placement` (capture -> lock -> build -> place), then submit -> collect."""
 
 from __future__ import annotations
 
@@ -7,50 +7,38 @@ import os
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clustrix import artifacts, config
+from clustrix import config, placement
 from clustrix import target as targets
 from clustrix.bundle import code, worker
 from clustrix.errors import (
-    ClustrixError,
     ConfigError,
-    EnvironmentMismatch,
-    ImageUnavailable,
     JobCancelled,
     JobLost,
     NodeFailure,
     Preempted,
-    RegistryError,
     SubmitRejected,
-    UnknownJob,
     UnsupportedResource,
 )
-from clustrix.handle import Job, JobArray, JobStatus, attach, survey
+from clustrix.handle import Job, JobArray, attach
 from clustrix.inplace import InPlaceArray
 from clustrix.journal import Journal
 from clustrix.model import fingerprint
-from clustrix.model.image import BuiltImage, Image, ImageSource
 from clustrix.model.job import JobId, JobRecord, JobSpec, Placed, State, new_ulid
 from clustrix.model.progress import SILENT
 from clustrix.model.resources import Mount, Resources
 from clustrix.model.slices import share
-from clustrix.publish import registry_of
-from clustrix.runtimes.base import Artifact, Need
+from clustrix.placement import Prepared, prepare, say
 from clustrix.worker import installed, payload
 from clustrix.worker import task as tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from clustrix.model.lock import LockResult
-    from clustrix.model.progress import Progress
     from clustrix.model.settings import ClusterConfig
-    from clustrix.target import Target
 
     Options = Mapping[str, object]
     Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -72,24 +60,6 @@ _RESOURCES = (
 )
 _SECOND_THOUGHT = 1.5  # seconds in which a second Ctrl-C leaves a job running
 
-progress: Progress = SILENT
-"""What draws the progress of this process; the command line sets it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """Hold a target with an environment in place; jobs may be submitted to it at once and often.
-
-    ``prints`` are the fingerprints of the locked packages by name, as far as they are known here.
-    """
-
-    target: Target
-    settings: ClusterConfig
-    placed: Placed
-    image: BuiltImage | None = None
-    lock: LockResult | None = None
-    prints: Mapping[str, str] | None = None
-
 
 def resolve(options: Options) -> ClusterConfig:
     """Give all settings of a call."""
@@ -97,112 +67,6 @@ def resolve(options: Options) -> ClusterConfig:
     current = config.load()
     name = given.pop("target", None) or current.default_target() or config.LOCAL
     return current.resolve(str(name), given)
-
-
-def _say_what_is_not_enforced(target: Target, settings: ClusterConfig) -> None:
-    """A request that can be met and not enforced is no error, and no secret (decision 5)."""
-    if settings.memory is not None and target.plain and not target.runtime.enforces_memory:
-        _say(f"memory={settings.memory} bytes is not enforced by runtime {target.runtime_name} on target {target.name}")
-
-
-def prepare(settings: ClusterConfig) -> Prepared:
-    """Capture, lock, build and place what calls with these settings run in; unchanged, it costs milliseconds.
-
-    Raises:
-        ClustrixError: every stage has its own kinds; see `clustrix.errors`.
-
-    """
-    target = targets.of(settings)
-    if target.chosen_by_itself:
-        _say(f"target {target.name} uses {target.runtime_name}: {target.why}")
-    _say_what_is_not_enforced(target, settings)
-    try:
-        return _placed(target, settings)
-    except (ImageUnavailable, RegistryError) as error:
-        # Only where the choice was ours: what somebody configured is never swapped.
-        if not (target.chosen_by_itself and target.runtime.needs is Need.OCI) or settings.base or settings.image:
-            raise
-        targets.avoid_containers(f"no base image can be had ({error.message})")
-        return prepare(settings)
-
-
-def _placed(target: Target, settings: ClusterConfig) -> Prepared:
-    image = artifacts.described(settings)
-    if isinstance(image, str):
-        artifact, result = Artifact(sif=image), None
-        if target.runtime.needs is not Need.SIF:
-            raise ConfigError(f"runtime {target.runtime_name!r} does not start {image}", remedy="Use apptainer.")
-    elif target.runtime.needs is Need.LOCK:
-        result = _lock_of_host(target, image)
-        artifact = Artifact(lock=result.lock, wheels=artifacts.Wheels(result.lock, progress))
-    else:
-        result, built = _image(target, image, settings)
-        _refuse_other_python(built)
-        artifact = Artifact(image=built, layout=artifacts.layout().path, lock=result.lock if result else None)
-    standing = _ensured(target, artifact)
-    return Prepared(
-        target=target,
-        settings=settings,
-        placed=standing,
-        image=artifact.image,
-        lock=result,
-        prints=artifacts.fingerprints(result.lock) if result else None,
-    )
-
-
-def _ensured(target: Target, artifact: Artifact) -> Placed:
-    try:
-        return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
-    except ImageUnavailable:
-        built_here = artifact.image is not None and artifact.layout is not None and artifact.image.reference is None
-        if target.runtime.needs is not Need.OCI or not built_here or artifact.image is None:
-            raise
-    artifacts.load_into_engine(artifact.image, target.runtime_name, target.transport, progress=progress)
-    return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
-
-
-def _lock_of_host(target: Target, image: Image) -> LockResult:
-    if image.source is ImageSource.REGISTRY or image.base or image.files or image.variables:
-        raise ConfigError(
-            f"target {target.name}: runtime {target.runtime_name!r} makes and starts no images",
-            remedy="Use runtime: docker, podman or apptainer; variables may go into environment_variables.",
-        )
-    found = artifacts.source(image, Path.cwd())
-    here = installed.interpreter()
-    python = here.version if target.here else here.minor
-    result = artifacts.lock(found, target.platform, python, requirements=image.requirements)
-    if artifacts.fingerprints(result.lock) is None:
-        artifacts.fetch(result.lock, progress)
-    return result
-
-
-def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockResult | None, BuiltImage]:
-    own = settings.registry or (image.location if image.source is ImageSource.REGISTRY else image.base or settings.base)
-    host = registry_of(own) if own and settings.insecure_registry else None
-    insecure = (host,) if host else ()
-    minor = installed.interpreter().minor
-    if image.source is ImageSource.REGISTRY:
-        found = artifacts.existing(image.location or "", minor=minor, machine=target.machine, insecure=insecure)
-        return None, found
-    base = artifacts.base(
-        image.base or settings.base, minor=minor, machine=target.machine, insecure=insecure, progress=progress
-    )
-    source = artifacts.source(image, Path.cwd())
-    result = artifacts.lock(source, base.platform, base.python(minor)[1].version, requirements=image.requirements)
-    built = artifacts.build(artifacts.recipe(image, result.lock, base), progress=progress).image
-    if settings.registry:
-        built = artifacts.pushed(built, settings.registry, insecure=insecure, progress=progress)
-    return result, built
-
-
-def _refuse_other_python(image: BuiltImage) -> None:
-    """Refuse before anything is queued what the worker would refuse (FEATURES A4)."""
-    here = installed.interpreter().minor
-    if image.python is not None and image.python != here:
-        raise EnvironmentMismatch(
-            f"the image {image.reference or image.config_digest} has Python {image.python}, and this is {here}",
-            remedy="Call from the same minor version, or let clustrix build the image.",
-        )
 
 
 def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> Any:  # noqa: ANN401
@@ -218,7 +82,7 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
         except (NodeFailure, Preempted, JobLost) as error:
             if left == 0:
                 raise
-            _say(f"{error.message}; started again ({left} retries left)")
+            say(f"{error.message}; started again ({left} retries left)")
     raise AssertionError  # the loop returns or raises
 
 
@@ -241,14 +105,14 @@ def submit_many(
         return submit_many(function, [calls[index] for index in indices], options)  # type: ignore[return-value]
 
     array = _submit(ready, function, calls, workers=workers, slices=slices, retry=again)
-    if progress is not SILENT:
+    if placement.progress is not SILENT:
         _count(array)
     return array
 
 
 def _count(array: JobArray) -> None:
     """Draw how many items of a map have ended."""
-    bar = progress.start(f"map {array.record.function}", len(array))
+    bar = placement.progress.start(f"map {array.record.function}", len(array))
     left = iter(range(len(array) - 1, -1, -1))
 
     def ended(_: Future[Any]) -> None:
@@ -459,79 +323,9 @@ def collect(job: Job) -> Any:  # noqa: ANN401 - the remote value
 
 def _interrupted(job: Job) -> None:
     try:
-        _say(f"cancelling {job.id}; Ctrl-C once more leaves it running")
+        say(f"cancelling {job.id}; Ctrl-C once more leaves it running")
         time.sleep(_SECOND_THOUGHT)
         job.cancel()
-        _say(f"{job.id} is cancelled")
+        say(f"{job.id} is cancelled")
     except KeyboardInterrupt:
-        _say(f"{job.id} goes on; its value: clustrix result {job.id}")
-
-
-def job(name: str) -> Job | JobArray:
-    """Take up a job by its id, or the beginning of it; of this machine's journal, or of a configured target.
-
-    Raises:
-        UnknownJob: nobody knows it.
-
-    """
-    array = array_of(name)
-    return array if len(array) > 1 else array.job()
-
-
-def array_of(name: str) -> JobArray:
-    """Take up any job as an array; a call is a map of one item."""
-    record = find(name)
-    return attach(record, targets.of_record(record).jobs)
-
-
-def find(name: str) -> JobRecord:
-    """Find the record of a job: in the journal, or beside the job at its target."""
-    try:
-        return Journal().find(name)
-    except UnknownJob:
-        # Submitted from elsewhere: whoever reaches the target finds the record beside the job.
-        with contextlib.suppress(UnknownJob):
-            whole = JobId.parse(name)
-            if whole.target in config.load().target_names:
-                return targets.of(config.load().resolve(whole.target)).store.record(whole.ulid)
-        raise
-
-
-def jobs() -> list[Job | JobArray]:
-    """List the jobs of this machine's journal, the newest first; nobody is asked."""
-    found: list[Job | JobArray] = []
-    for record in Journal().list():
-        array = attach(record, targets.of_record(record).jobs)
-        found.append(array if record.items > 1 else array.job())
-    return found
-
-
-def statuses(records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus | ClustrixError]:
-    """Ask every target once where its jobs stand; the error in the place of those that do not answer."""
-    groups: dict[Target, list[JobRecord]] = defaultdict(list)
-    for record in records:
-        groups[targets.of_record(record)].append(record)
-    found: dict[JobId, JobStatus | ClustrixError] = {}
-    journal = Journal()
-    for target, group in groups.items():
-        try:
-            said = survey(target.jobs, group)
-        except ClustrixError as error:
-            found.update(dict.fromkeys((record.id for record in group), error))
-            continue
-        found.update(said)
-        for status in said.values():
-            if status.state.ended:
-                with contextlib.suppress(UnknownJob):  # found at its target, not submitted from here
-                    journal.update(status.id, state=status.state)
-    return found
-
-
-_said: set[str] = set()
-
-
-def _say(text: str) -> None:
-    """Tell whoever watches, once."""
-    if text not in _said:
-        _said.add(text)
-        print(f"clustrix: {text}", file=sys.stderr, flush=True)
+        say(f"{job.id} goes on; its value: clustrix result {job.id}")

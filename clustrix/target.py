@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from clustrix import config as configuration
 from clustrix import registry
-from clustrix.errors import ClustrixError, ConfigError, TransportError, UnknownOption
+from clustrix.errors import ConfigError, TransportError, UnknownOption
 from clustrix.handle import Site
 from clustrix.journal import state_directory
 from clustrix.model.environment import Platform
@@ -22,7 +22,7 @@ from clustrix.model.settings import ClusterConfig, settings
 from clustrix.worker import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from clustrix.backends.base import Backend
     from clustrix.model.job import JobRecord
@@ -40,6 +40,7 @@ libc=$(getconf GNU_LIBC_VERSION || echo none)
 echo
 printf '%s\\n' "$HOME" "$(uname -m)" "$cores" "$libc"
 """
+_OWN_TO_EACH_NODE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - what is refused
 _DOCKER_SOCKET = "/var/run/docker.sock"
 _UNIX = "unix://"
 _HOUR = 3600
@@ -261,6 +262,11 @@ class Target:
                 f"target {name}: host {settings.host!r} is not reached by transport 'local'",
                 remedy="Use transport: ssh, or leave host out.",
             )
+        if not self.plain and settings.root and settings.root.startswith(_OWN_TO_EACH_NODE):
+            raise ConfigError(
+                f"target {name}: compute nodes do not see the root {settings.root} of the login node",
+                remedy="Set root to a directory of a file system that they share, such as one below your home.",
+            )
         if not self.here and settings.host is None:
             raise ConfigError(f"target {name}: transport {self.transport_name!r} needs a host", remedy="Set host.")
 
@@ -313,56 +319,3 @@ def answering_engine() -> tuple[str | None, str]:
     except (OSError, AttributeError) as error:
         return None, f"{path}: {error}"
     return ("docker", path) if b" 200 " in answer.split(b"\r\n", 1)[0] else (None, f"{path} gave no good answer")
-
-
-def examine(config: ClusterConfig) -> Iterator[tuple[str, str, str, str | None]]:
-    """Check one target: (check, ``ok``/``note``/``fail``, what was found, remedy)."""
-    target = Target(config)
-    name = f"target {target.name}"
-    runtime = target.runtime_name
-    why = f" ({target.why})" if target.chosen_by_itself else ""
-    yield name, "ok", f"{config.backend} over {target.transport_name}, runtime {runtime}{why}", None
-    try:
-        done = target.transport.run('printf "%s" "$(uname -n)"', timeout=60)
-        yield f"{name}: host", "ok", done.stdout.decode(errors="replace").strip() or target.transport.address, None
-    except ClustrixError as error:
-        yield f"{name}: host", "fail", error.message, error.remedy
-        return
-    yield from _examine_root(target, name)
-    yield from _examine_commands(target, name)
-
-
-def _examine_root(target: Target, name: str) -> Iterator[tuple[str, str, str, str | None]]:
-    from shlex import quote
-
-    root = quote(target.site.root)
-    done = target.transport.run(f"mkdir -p {root} && [ -w {root} ] && df -Pk {root} | tail -n 1")
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()
-        yield f"{name}: root", "fail", f"{target.site.root}: {said}", "Set `root` to a directory that you may write to."
-        return
-    words = done.stdout.decode(errors="replace").split()
-    free = f", {int(words[3]) / 2**20:.1f} GB free" if len(words) > 3 and words[3].isdigit() else ""  # noqa: PLR2004
-    yield f"{name}: root", "ok", f"{target.site.root}{free}", None
-
-
-_COMMANDS = {
-    "slurm": ("sbatch", "squeue", "scancel"),
-    "apptainer": ("apptainer", "singularity"),
-}
-
-
-def _examine_commands(target: Target, name: str) -> Iterator[tuple[str, str, str, str | None]]:
-    for what, commands in _COMMANDS.items():
-        if what not in {target.config.backend, target.runtime_name}:
-            continue
-        asked = " ".join(f"command -v {command} || echo no {command};" for command in commands)
-        said = target.transport.run(asked).stdout.decode(errors="replace").split("\n")
-        found = [line for line in said if line.startswith("/")]
-        enough = bool(found) if what == "apptainer" else len(found) == len(commands)
-        yield (
-            f"{name}: {what}",
-            "ok" if enough else "fail",
-            ", ".join(found if enough else [line for line in said if line]),
-            f"Ask your site for {what}, or which module holds it.",
-        )

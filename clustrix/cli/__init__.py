@@ -22,6 +22,7 @@ _COMMANDS = {
     "cancel": "Cancel jobs.",
     "env": "Show, lock or compare an environment.",
     "images": "List the images and environments that were built here.",
+    "gc": "Remove what ended jobs left.",
     "config": "Show every setting and where it comes from.",
     "doctor": "Check what is needed, and say how to mend it.",
     "completion": "Print the completion script of a shell.",

@@ -67,7 +67,7 @@ def command(*, dry_run: bool, as_json: bool, verify: bool, **options: Any) -> No
       clustrix build --script fit.py --output docker:fit --verify
       clustrix build --requirements requirements.txt --output oci-archive:fit.tar --dry-run
     """
-    from clustrix import artifacts, pipeline
+    from clustrix import artifacts, placement
     from clustrix.cli.progress import shown
 
     with shown():
@@ -76,10 +76,10 @@ def command(*, dry_run: bool, as_json: bool, verify: bool, **options: Any) -> No
             _tell_plan(order, as_json=as_json)
             return
         if verify:
-            wheels = artifacts.fetch(order.recipe.lock, pipeline.progress)
-            built = artifacts.builder().verify(order.recipe, wheels, progress=pipeline.progress)
+            wheels = artifacts.fetch(order.recipe.lock, placement.progress)
+            built = artifacts.builder().verify(order.recipe, wheels, progress=placement.progress)
         else:
-            built = artifacts.build(order.recipe, progress=pipeline.progress)
+            built = artifacts.build(order.recipe, progress=placement.progress)
         published = [_publish(place, built) for place in order.destinations]
     _tell(order, built, published, as_json=as_json, verified=verify)
 
@@ -173,9 +173,9 @@ def _has_tag(text: str) -> bool:
 
 
 def _publish(place: Destination, built: BuildResult) -> dict[str, object]:
-    from clustrix import artifacts, pipeline
+    from clustrix import artifacts, placement
 
-    sent = place.publish(built.image, artifacts.layout(), progress=pipeline.progress)
+    sent = place.publish(built.image, artifacts.layout(), progress=placement.progress)
     return {"reference": sent.reference, "uploaded_bytes": sent.uploaded_bytes, "unchanged": sent.unchanged}
 
 

@@ -18,15 +18,15 @@ def command(job_ids: tuple[str, ...], *, as_json: bool) -> None:
       clustrix cancel hpc/01J9ZK2M
       clustrix cancel 01J9ZK2M 01J9ZK2P
     """
-    from clustrix import pipeline
+    from clustrix import catalogue
 
-    arrays = [pipeline.array_of(name) for name in job_ids]  # all of them are known before one is cancelled
+    arrays = [catalogue.array_of(name) for name in job_ids]  # all of them are known before one is cancelled
     done = []
     for array in arrays:
         cancelled = array.cancel()
         done.append({"id": str(array.id), "cancelled": cancelled})
         if not as_json:
             click.echo(f"{array.id} {'is cancelled' if cancelled else 'had ended'}")
-    pipeline.statuses([array.record for array in arrays])  # the journal learns how they ended
+    catalogue.statuses([array.record for array in arrays])  # the journal learns how they ended
     if as_json:
         output.emit(done)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from clustrix.model.settings import ClusterConfig
+    from clustrix.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,60 @@ def _engine() -> Iterator[Finding]:
         )
 
 
-def _target(found: ClusterConfig) -> Iterator[Finding]:
-    from clustrix import target
+def _target(config: ClusterConfig) -> Iterator[Finding]:
+    """Check one target from here to its scheduler."""
+    from clustrix.target import Target
 
-    yield from (Finding(*row) for row in target.examine(found))
+    target = Target(config)
+    name = f"target {target.name}"
+    runtime = target.runtime_name
+    why = f" ({target.why})" if target.chosen_by_itself else ""
+    yield Finding(name, "ok", f"{config.backend} over {target.transport_name}, runtime {runtime}{why}", None)
+    try:
+        done = target.transport.run('printf "%s" "$(uname -n)"', timeout=60)
+        yield Finding(
+            f"{name}: host", "ok", done.stdout.decode(errors="replace").strip() or target.transport.address, None
+        )
+    except ClustrixError as error:
+        yield Finding(f"{name}: host", "fail", error.message, error.remedy)
+        return
+    yield from _examine_root(target, name)
+    yield from _examine_commands(target, name)
+
+
+def _examine_root(target: Target, name: str) -> Iterator[Finding]:
+    from shlex import quote
+
+    root = quote(target.site.root)
+    done = target.transport.run(f"mkdir -p {root} && [ -w {root} ] && df -Pk {root} | tail -n 1")
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()
+        yield Finding(
+            f"{name}: root", "fail", f"{target.site.root}: {said}", "Set `root` to a directory that you may write to."
+        )
+        return
+    words = done.stdout.decode(errors="replace").split()
+    free = f", {int(words[3]) / 2**20:.1f} GB free" if len(words) > 3 and words[3].isdigit() else ""  # noqa: PLR2004
+    yield Finding(f"{name}: root", "ok", f"{target.site.root}{free}", None)
+
+
+_COMMANDS = {
+    "slurm": ("sbatch", "squeue", "scancel"),
+    "apptainer": ("apptainer", "singularity"),
+}
+
+
+def _examine_commands(target: Target, name: str) -> Iterator[Finding]:
+    for what, commands in _COMMANDS.items():
+        if what not in {target.config.backend, target.runtime_name}:
+            continue
+        asked = " ".join(f"command -v {command} || echo no {command};" for command in commands)
+        said = target.transport.run(asked).stdout.decode(errors="replace").split("\n")
+        found = [line for line in said if line.startswith("/")]
+        enough = bool(found) if what == "apptainer" else len(found) == len(commands)
+        yield Finding(
+            f"{name}: {what}",
+            "ok" if enough else "fail",
+            ", ".join(found if enough else [line for line in said if line]),
+            f"Ask your site for {what}, or which module holds it.",
+        )

@@ -164,12 +164,12 @@ def _of_job(name: str) -> tuple[str, Mapping[str, str]]:
     """Read what a job was told to find installed."""
     from shlex import quote
 
-    from clustrix import pipeline, target
+    from clustrix import catalogue, target
     from clustrix.errors import ConfigError, UnknownJob
     from clustrix.model.paths import SitePaths
     from clustrix.worker import task
 
-    record = pipeline.find(name)
+    record = catalogue.find(name)
     place = SitePaths(record.root).job(record.id.ulid).task
     done = target.of_record(record).transport.run(f"cat {quote(place)}")
     if done.returncode != 0:

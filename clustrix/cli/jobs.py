@@ -25,14 +25,14 @@ def command(target: str | None, number: int, *, everything: bool, offline: bool,
       clustrix jobs --target hpc --all
       clustrix jobs --json --offline
     """
-    from clustrix import pipeline
+    from clustrix import catalogue
     from clustrix.errors import ClustrixError
     from clustrix.journal import Journal
 
     records = [record for record in Journal().list() if target in {None, record.id.target}]
     shown = records if everything else records[:number]
     open_ones = [] if offline else [record for record in shown if not record.state.ended]
-    said = pipeline.statuses(open_ones)
+    said = catalogue.statuses(open_ones)
     rows = []
     for record in shown:
         status = said.get(record.id)

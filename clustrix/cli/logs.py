@@ -20,9 +20,9 @@ def command(job_id: str, *, follow: bool, item: int | None) -> None:
       clustrix logs -f 01J9ZK2M
       clustrix logs 01J9ZK2M --item 3
     """
-    from clustrix import pipeline
+    from clustrix import catalogue
 
-    array = pipeline.array_of(job_id)
+    array = catalogue.array_of(job_id)
     if item is not None and item >= len(array):
         raise click.UsageError(f"{array.id} has {len(array)} items: 0 to {len(array) - 1}")
     if follow:

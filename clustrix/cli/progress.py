@@ -52,7 +52,7 @@ def _bytes(amount: int) -> str:
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
     """Draw the progress of this process, as long as the context lasts; what was drawn is wiped away at its end."""
-    from clustrix import pipeline
+    from clustrix import placement
 
     if not on_terminal():
         yield
@@ -68,8 +68,8 @@ def shown() -> Iterator[None]:
         TimeElapsedColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as screen:
-        pipeline.progress = Screen(screen)
+        placement.progress = Screen(screen)
         try:
             yield
         finally:
-            pipeline.progress = SILENT
+            placement.progress = SILENT

@@ -29,10 +29,10 @@ def command(job_id: str, path: Path | None, *, wait: bool, as_json: bool) -> Non
       clustrix result 01J9ZK2M --json
       clustrix result 01J9ZK2M --output value.pkl
     """
-    from clustrix import pipeline
+    from clustrix import catalogue
     from clustrix.errors import NotReady
 
-    array = pipeline.array_of(job_id)
+    array = catalogue.array_of(job_id)
     if not wait and not array.record.state.ended and not array.done():
         raise NotReady(f"{array.id} has not ended", remedy=f"See: clustrix status {array.id}")
     values: list[Any] = []

@@ -114,7 +114,7 @@ def tell(script: Path, target: str | None, plan: Plan, *, as_json: bool) -> None
 
 
 def _drive(script: Path, arguments: tuple[str, ...], plan: Plan, options: Mapping[str, str]) -> int:
-    from clustrix import artifacts, config, pipeline
+    from clustrix import artifacts, config, placement
     from clustrix.cli import driver
     from clustrix.cli.progress import shown
     from clustrix.locking import uv
@@ -128,8 +128,8 @@ def _drive(script: Path, arguments: tuple[str, ...], plan: Plan, options: Mappin
         local = Target(config.load().resolve(config.LOCAL))
         runtime: Runtime = load("runtimes", "venv")()
         with shown():
-            artifact = Artifact(lock=lock, wheels=artifacts.Wheels(lock, pipeline.progress))
-            interpreter = runtime.ensure(artifact, local.transport, local.site, progress=pipeline.progress).interpreter
+            artifact = Artifact(lock=lock, wheels=artifacts.Wheels(lock, placement.progress))
+            interpreter = runtime.ensure(artifact, local.transport, local.site, progress=placement.progress).interpreter
     beside = driver.beside(config.cache_directory() / "driver")
     path = os.pathsep.join([str(Path(uv.find()).parent), os.environ.get("PATH", os.defpath)])
     argv = driver.argv(interpreter, beside, options, script.absolute(), list(arguments))

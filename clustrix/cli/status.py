@@ -18,10 +18,10 @@ def command(job_id: str, *, as_json: bool) -> None:
       clustrix status hpc/01J9ZK2M
       clustrix status 01J9ZK2M --json
     """
-    from clustrix import pipeline
+    from clustrix import catalogue
 
-    record = pipeline.find(job_id)
-    found = pipeline.statuses([record])[record.id]
+    record = catalogue.find(job_id)
+    found = catalogue.statuses([record])[record.id]
     if isinstance(found, Exception):
         raise found
     start = found.expected_start

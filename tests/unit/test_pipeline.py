@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clustrix import config, pipeline
+from clustrix import catalogue, config, pipeline, placement
 from clustrix.errors import (
     BackendError,
     ConfigError,
@@ -24,7 +24,7 @@ from clustrix.journal import Journal
 from clustrix.model.image import BuiltImage
 from clustrix.model.job import EndKind, Placed, State
 from clustrix.model.settings import ClusterConfig
-from clustrix.pipeline import Prepared
+from clustrix.placement import Prepared
 from clustrix.worker import installed, task
 
 from . import fakes
@@ -51,7 +51,7 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> fak
         return Prepared(target=target, settings=settings, placed=placed, prints={"numpy": "1"})
 
     monkeypatch.setattr(pipeline, "prepare", prepare)
-    monkeypatch.setattr(pipeline.targets, "of_record", lambda _: target)
+    monkeypatch.setattr(catalogue.targets, "of_record", lambda _: target)
     return made
 
 
@@ -203,7 +203,7 @@ def test_ctrl_c_cancels_and_twice_leaves_it_running(
 def test_another_minor_version_is_refused_before_anything_is_queued() -> None:
     image = BuiltImage(config_digest="sha256:1", manifest_digest="sha256:2", platform="linux/amd64", python="3.2")
     with pytest.raises(EnvironmentMismatch, match=r"has Python 3\.2, and this is"):
-        pipeline._refuse_other_python(image)
+        placement._refuse_other_python(image)
 
 
 def test_async_submit_gives_the_job(backend: fakes.FakeBackend) -> None:
@@ -212,17 +212,17 @@ def test_async_submit_gives_the_job(backend: fakes.FakeBackend) -> None:
 
 def test_jobs_are_found_again_and_who_does_not_answer_is_not_said_to_have_ended(backend: fakes.FakeBackend) -> None:
     job = pipeline.submit(double, (3,), {}, {})
-    assert pipeline.job(str(job.id)).result() == 6
-    assert [found.id for found in pipeline.jobs()] == [job.id]
+    assert catalogue.job(str(job.id)).result() == 6
+    assert [found.id for found in catalogue.jobs()] == [job.id]
     backend.silence = BackendError("no answer")
-    assert pipeline.statuses([job.record])[job.id] is backend.silence
+    assert catalogue.statuses([job.record])[job.id] is backend.silence
     assert Journal().find(str(job.id)).state is State.SUBMITTED
     backend.silence = None
-    status = pipeline.statuses([job.record])[job.id]
+    status = catalogue.statuses([job.record])[job.id]
     assert not isinstance(status, Exception)
     assert Journal().find(str(job.id)).state is status.state is State.SUCCEEDED
     with pytest.raises(UnknownJob):
-        pipeline.job("local/" + "7" * 26)
+        catalogue.job("local/" + "7" * 26)
 
 
 def test_an_executor_is_the_pipeline(backend: fakes.FakeBackend) -> None:

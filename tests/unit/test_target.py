@@ -56,6 +56,7 @@ def test_what_is_not_said_follows(settings: dict[str, Any], transport: str, runt
         ({"backend": "ssh", "host": "h", "transport": "local"}, "cannot use transport 'local'"),
         ({"backend": "slurm", "host": "h", "transport": "local"}, "is not reached by transport 'local'"),
         ({"backend": "slurm", "transport": "ssh"}, "transport 'ssh' needs a host"),
+        ({"backend": "slurm", "host": "h", "root": "/tmp/me"}, "do not see the root /tmp/me"),
     ],
 )
 def test_the_impossible_is_refused_before_anything_is_reached(settings: dict[str, Any], pattern: str) -> None:

@@ -1,0 +1,160 @@
+"""capture -> lock -> build -> place: an environment that stands at a target, ready for jobs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clustrix import artifacts
+from clustrix import target as targets
+from clustrix.errors import ConfigError, EnvironmentMismatch, ImageUnavailable, RegistryError
+from clustrix.model.image import BuiltImage, Image, ImageSource
+from clustrix.model.progress import SILENT
+from clustrix.publish import registry_of
+from clustrix.runtimes.base import Artifact, Need
+from clustrix.worker import installed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from clustrix.model.job import Placed
+    from clustrix.model.lock import LockResult
+    from clustrix.model.progress import Progress
+    from clustrix.model.settings import ClusterConfig
+    from clustrix.target import Target
+
+progress: Progress = SILENT
+"""What draws the progress of this process; the command line sets it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Hold a target with an environment in place; jobs may be submitted to it at once and often.
+
+    ``prints`` are the fingerprints of the locked packages by name, as far as they are known here.
+    """
+
+    target: Target
+    settings: ClusterConfig
+    placed: Placed
+    image: BuiltImage | None = None
+    lock: LockResult | None = None
+    prints: Mapping[str, str] | None = None
+
+
+def _say_what_is_not_enforced(target: Target, settings: ClusterConfig) -> None:
+    """Tell of a request that can be met and not enforced: it is no error, and no secret (decision 5)."""
+    if settings.memory is not None and target.plain and not target.runtime.enforces_memory:
+        say(f"memory={settings.memory} bytes is not enforced by runtime {target.runtime_name} on target {target.name}")
+
+
+def prepare(settings: ClusterConfig) -> Prepared:
+    """Capture, lock, build and place what calls with these settings run in; unchanged, it costs milliseconds.
+
+    Raises:
+        ClustrixError: every stage has its own kinds; see `clustrix.errors`.
+
+    """
+    target = targets.of(settings)
+    if target.chosen_by_itself:
+        say(f"target {target.name} uses {target.runtime_name}: {target.why}")
+    _say_what_is_not_enforced(target, settings)
+    try:
+        return _placed(target, settings)
+    except (ImageUnavailable, RegistryError) as error:
+        # Only where the choice was ours: what somebody configured is never swapped.
+        if not (target.chosen_by_itself and target.runtime.needs is Need.OCI) or settings.base or settings.image:
+            raise
+        targets.avoid_containers(f"no base image can be had ({error.message})")
+        return prepare(settings)
+
+
+def _placed(target: Target, settings: ClusterConfig) -> Prepared:
+    image = artifacts.described(settings)
+    if isinstance(image, str):
+        artifact, result = Artifact(sif=image), None
+        if target.runtime.needs is not Need.SIF:
+            raise ConfigError(f"runtime {target.runtime_name!r} does not start {image}", remedy="Use apptainer.")
+    elif target.runtime.needs is Need.LOCK:
+        result = _lock_of_host(target, image)
+        artifact = Artifact(lock=result.lock, wheels=artifacts.Wheels(result.lock, progress))
+    else:
+        result, built = _image(target, image, settings)
+        _refuse_other_python(built)
+        artifact = Artifact(image=built, layout=artifacts.layout().path, lock=result.lock if result else None)
+    standing = _ensured(target, artifact)
+    return Prepared(
+        target=target,
+        settings=settings,
+        placed=standing,
+        image=artifact.image,
+        lock=result,
+        prints=artifacts.fingerprints(result.lock) if result else None,
+    )
+
+
+def _ensured(target: Target, artifact: Artifact) -> Placed:
+    try:
+        return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
+    except ImageUnavailable:
+        built_here = artifact.image is not None and artifact.layout is not None and artifact.image.reference is None
+        if target.runtime.needs is not Need.OCI or not built_here or artifact.image is None:
+            raise
+    artifacts.load_into_engine(artifact.image, target.runtime_name, target.transport, progress=progress)
+    return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
+
+
+def _lock_of_host(target: Target, image: Image) -> LockResult:
+    if image.source is ImageSource.REGISTRY or image.base or image.files or image.variables:
+        raise ConfigError(
+            f"target {target.name}: runtime {target.runtime_name!r} makes and starts no images",
+            remedy="Use runtime: docker, podman or apptainer; variables may go into environment_variables.",
+        )
+    found = artifacts.source(image, Path.cwd())
+    here = installed.interpreter()
+    python = here.version if target.here else here.minor
+    result = artifacts.lock(found, target.platform, python, requirements=image.requirements)
+    if artifacts.fingerprints(result.lock) is None:
+        artifacts.fetch(result.lock, progress)
+    return result
+
+
+def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockResult | None, BuiltImage]:
+    own = settings.registry or (image.location if image.source is ImageSource.REGISTRY else image.base or settings.base)
+    host = registry_of(own) if own and settings.insecure_registry else None
+    insecure = (host,) if host else ()
+    minor = installed.interpreter().minor
+    if image.source is ImageSource.REGISTRY:
+        found = artifacts.existing(image.location or "", minor=minor, machine=target.machine, insecure=insecure)
+        return None, found
+    base = artifacts.base(
+        image.base or settings.base, minor=minor, machine=target.machine, insecure=insecure, progress=progress
+    )
+    source = artifacts.source(image, Path.cwd())
+    result = artifacts.lock(source, base.platform, base.python(minor)[1].version, requirements=image.requirements)
+    built = artifacts.build(artifacts.recipe(image, result.lock, base), progress=progress).image
+    if settings.registry:
+        built = artifacts.pushed(built, settings.registry, insecure=insecure, progress=progress)
+    return result, built
+
+
+def _refuse_other_python(image: BuiltImage) -> None:
+    """Refuse before anything is queued what the worker would refuse (FEATURES A4)."""
+    here = installed.interpreter().minor
+    if image.python is not None and image.python != here:
+        raise EnvironmentMismatch(
+            f"the image {image.reference or image.config_digest} has Python {image.python}, and this is {here}",
+            remedy="Call from the same minor version, or let clustrix build the image.",
+        )
+
+
+_said: set[str] = set()
+
+
+def say(text: str) -> None:
+    """Tell whoever watches, once."""
+    if text not in _said:
+        _said.add(text)
+        print(f"clustrix: {text}", file=sys.stderr, flush=True)
