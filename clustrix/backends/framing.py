@@ -34,11 +34,11 @@ class Frame:
     def answers(self, stdout: bytes) -> Sequence[Completed]:
         """Read the answers, in the order of the questions; those that did not arrive whole are left out."""
         marker = self._marker.encode()
-        found = []
         # Before the first marker: noise. Then, for each question: output, status and errors, noise.
         parts = stdout.split(b"\n" + marker)
-        for output, rest in zip(parts[1::3], parts[2::3], strict=False):
+        found = []
+        for number in range((len(parts) - 1) // 3):
+            output, rest = parts[3 * number + 1 : 3 * number + 3]
             status, _, errors = rest.partition(b"\n")
             found.append(Completed(int(status), output[1:], errors))
-        complete = (len(parts) - 1) // 3
-        return found[:complete]
+        return found
