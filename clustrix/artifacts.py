@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustrix.build.records import Records, key
-from clustrix.capture import sources
+from clustrix.capture import packages, sources
 from clustrix.config import cache_directory
 from clustrix.errors import ImageUnavailable
+from clustrix.model.environment import Environment, Origin
 from clustrix.model.image import VENV, BuiltImage, Image, ImageSource
 from clustrix.model.lock_record import dump, load
 from clustrix.model.progress import SILENT
@@ -94,20 +95,31 @@ def lock(
     found: Source, platform: Platform, python: str, *, requirements: tuple[str, ...] = (), refresh: bool = False
 ) -> LockResult:
     """Lock a source, or give the lock that the same question was answered with before."""
-    from clustrix import locking
-
-    name = key(_FORMAT, locking.identity(found), str(platform), python, requirements)
+    name = key(_FORMAT, _identity(found), str(platform), python, requirements)
     known = None if refresh else records().get("locks", name)
     if known is not None:
         try:
             return load(known)
         except (KeyError, TypeError, ValueError):  # written by another version
             pass
+    from clustrix import locking
+
     result = locking.lock(
         found, platform, python, cache=cache_directory() / "locking", requirements=requirements, refresh=refresh
     )
     records().put("locks", name, dump(result))
     return result
+
+
+def _identity(found: Source) -> str:
+    """Say all that decides on a lock; of an environment without source trees its stamp says it, in no time."""
+    if isinstance(found, Environment) and not any(
+        row.url for row in found.distributions if row.origin is Origin.DIRECTORY or not row.pure
+    ):
+        return packages.stamp()
+    from clustrix import locking
+
+    return locking.identity(found)
 
 
 def base(
