@@ -55,7 +55,7 @@ tar -xof - -C $root || { rm -f $job/submitter; exit 75; }
 rm -f $job/$whole
 mkdir -p $directories || exit
 for bundle in $job/incoming/*; do [ ! -e "$$bundle" ] || mv -f "$$bundle" $bundles/ || exit; done
-rmdir $job/incoming 2>/dev/null
+[ ! -d $job/incoming ] || rmdir $job/incoming
 missing=
 for bundle in $needed; do [ -e $bundles/"$$bundle" ] || missing="$$missing $$bundle"; done
 if [ -n "$$missing" ]; then

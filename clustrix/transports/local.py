@@ -75,10 +75,9 @@ class Local:
 
 
 def _pieces(output: IO[bytes]) -> Iterator[bytes]:
-    """Read what is there as it comes. Another thread may close it, and killed its writer before."""
-    assert isinstance(output, io.BufferedReader)  # noqa: S101 - what Popen gives
-    with contextlib.suppress(ValueError):
-        while piece := output.read1(_CHUNK):
+    """Read what is there as it comes; ``output`` is not buffered. Another thread may close it."""
+    with contextlib.suppress(ValueError, OSError):
+        while piece := output.read(_CHUNK):
             yield piece
 
 
@@ -99,7 +98,10 @@ def _shell(script: str, *, stdin: int, stderr: int = subprocess.PIPE) -> Iterato
             file.write(text)
             file.flush()
             argv = [sh, file.name]
-        process = subprocess.Popen(argv, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True)
+        # Without buffers, whose locks a thread that reads for ever would hold when the interpreter ends.
+        process = subprocess.Popen(
+            argv, bufsize=0, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+        )
         with process:
             try:
                 yield process

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import signal
@@ -20,7 +19,7 @@ import pytest
 
 from clustrix import errors, handle
 from clustrix.journal import Journal
-from clustrix.model.job import State
+from clustrix.model.job import EndKind, State
 from clustrix.model.resources import Resources
 from clustrix.schedulers.process import Process
 from clustrix.transports.local import Local
@@ -45,6 +44,7 @@ def desk(tmp_path: Path, cache: Path) -> Iterator[Desk]:
     desk.clear()
 
 
+@pytest.mark.column("local venv")
 class TestProcess(Backends):
     """The suite of every backend."""
 
@@ -52,6 +52,7 @@ class TestProcess(Backends):
 NOTE = "def note(path): open(path, 'a').write('x')"
 
 
+@pytest.mark.proves("one round trip a submission", "local venv")
 def test_a_warm_submission_is_one_round_trip(desk: Desk) -> None:
     desk.call("def one(): return 1")
     cold = desk.transport.runs
@@ -60,6 +61,7 @@ def test_a_warm_submission_is_one_round_trip(desk: Desk) -> None:
     assert desk.transport.runs - cold == 1
 
 
+@pytest.mark.proves("connection cut after acceptance", "local venv")
 @pytest.mark.parametrize("how", ["before", "after"])
 def test_a_cut_submission_happens_once(desk: Desk, how: str, tmp_path: Path) -> None:
     desk.call("def one(): return 1").result(LONG)
@@ -105,6 +107,7 @@ def test_an_upload_that_was_cut_starts_nothing(desk: Desk, tmp_path: Path) -> No
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.proves("lost job", "local venv")
 def test_a_lost_job_is_said_to_be_lost(desk: Desk) -> None:
     desk.site = dataclasses.replace(desk.site, grace=1.0)
     job = desk.call("import time\ndef rest(): print('here', flush=True); time.sleep(1000)")
@@ -119,6 +122,7 @@ def test_a_lost_job_is_said_to_be_lost(desk: Desk) -> None:
     assert job.status().state is State.LOST
 
 
+@pytest.mark.proves("connection cut while it runs", "local venv")
 def test_no_answer_is_no_end(desk: Desk, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     desk.site = dataclasses.replace(desk.site, grace=0.0)
     flag = tmp_path / "flag"
@@ -148,6 +152,7 @@ def test_a_forged_outcome_is_not_unpickled(desk: Desk, tmp_path: Path) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.proves("time limit", "local venv")
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_time_limit_is_kept(desk: Desk, stubborn: bool) -> None:
     source = "import signal, time\ndef rest():\n"
@@ -181,9 +186,11 @@ def test_a_job_directory_belongs_to_its_owner_alone(desk: Desk) -> None:
     assert found["key"] == 0o600
     assert set(found.values()) <= {0o600, 0o700}
     assert Path(desk.path(job)).stat().st_mode & 0o777 == 0o700
-    end = json.loads(Path(desk.path(job, "ends", "0.json")).read_text())
-    assert end["kind"] == "exited"
-    assert end["exit_code"] == 0
+    deadline = time.monotonic() + LONG
+    while not (ends := desk.site.store.ends(job.record)):  # its process ends after its outcome
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert (ends[0].kind, ends[0].exit_code) == (EndKind.EXITED, 0)
 
 
 CLIENT = """
@@ -206,6 +213,7 @@ handle.attach(record, desk.site).job().result()
 """
 
 
+@pytest.mark.proves("reattach from another home", "local venv")
 def test_a_job_outlives_its_client_and_is_read_by_another(tmp_path: Path, cache: Path) -> None:
     """`kill -9` the client; a process with another home, and no journal, gets the result."""
     root, flag = str(tmp_path / "root"), tmp_path / "flag"
