@@ -23,6 +23,7 @@ LONG = 120.0  # seconds; nobody waits as long unless something is broken
 class Backends:
     """Hold the suite."""
 
+    @pytest.mark.proves("success")
     def test_value(self, desk: Desk) -> None:
         job = desk.call("def double(x): return 2 * x", 21)
         assert job.result(LONG) == 42
@@ -31,6 +32,7 @@ class Backends:
         status = job.status()
         assert (status.state, status.finished, status.failed) == (State.SUCCEEDED, 1, 0)
 
+    @pytest.mark.proves("typed failure")
     def test_exception_has_its_own_type_and_says_where_it_was_raised(self, desk: Desk) -> None:
         job = desk.call("def divide(x):\n    print('before the fall')\n    return x / 0", 1)
         with pytest.raises(ZeroDivisionError) as caught:
@@ -40,6 +42,9 @@ class Backends:
         assert "before the fall" in said
         assert job.status().state is State.FAILED
 
+    @pytest.mark.proves("sys.exit")
+    @pytest.mark.proves("segfault")
+    @pytest.mark.proves("kill -9")
     @pytest.mark.parametrize(
         ("source", "kind", "words"),
         [
@@ -56,6 +61,7 @@ class Backends:
         assert words in str(caught.value)
         assert caught.value.job_id == str(job.id)
 
+    @pytest.mark.proves("live log line")
     def test_output_shows_while_the_job_runs(self, desk: Desk) -> None:
         source = """
             import time
@@ -82,6 +88,7 @@ class Backends:
         assert job.logs() == "first é\nlast\n"
         assert "".join(job.logs(follow=True)) == "first é\nlast\n"
 
+    @pytest.mark.proves("cancel running")
     def test_cancel_ends_every_process(self, desk: Desk) -> None:
         source = """
             import subprocess, sys, time
@@ -111,6 +118,7 @@ class Backends:
         assert not job.cancel()
         assert job.status().state is State.CANCELLED
 
+    @pytest.mark.proves("array with failed items")
     def test_map(self, desk: Desk) -> None:
         source = """
             import os
@@ -135,6 +143,7 @@ class Backends:
         with pytest.raises(ZeroDivisionError):
             list(array)
 
+    @pytest.mark.proves("fewer tasks than items")
     def test_fewer_workers_than_items(self, desk: Desk) -> None:
         source = "import os\ndef pid(x): return x, os.getpid()"
         array = desk.submit(source, [(x,) for x in range(9)], workers=2)
@@ -142,6 +151,7 @@ class Backends:
         assert [x for x, _ in found] == list(range(9))
         assert len({pid for _, pid in found}) <= 2
 
+    @pytest.mark.proves("max_parallel")
     def test_max_parallel(self, desk: Desk) -> None:
         source = """
             import os, time
@@ -157,12 +167,14 @@ class Backends:
         array = desk.submit(source, [(f"{desk.root}/meeting", x) for x in range(5)], max_parallel=2)
         assert max(array.results(timeout=LONG)) <= 2
 
+    @pytest.mark.proves("hostile quoting")
     def test_hostile_names(self, desk: Desk) -> None:
         hostile = "gpu; touch pwned '\" $(touch pwned) `touch pwned`\n#é"
         job = desk.call("def same(x): return x", hostile, name=hostile)
         assert job.result(LONG) == hostile
         assert desk.transport.run(f"find '{desk.root}' -name 'pwned*'").stdout == b""
 
+    @pytest.mark.proves("reattach without the journal")
     def test_reattached_from_its_record_alone(self, desk: Desk) -> None:
         job = desk.call("def one(): return 1")
         found = desk.site.store.record(job.id.ulid)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from clustrix.model.job import new_ulid
 from clustrix.model.paths import SitePaths
 from clustrix.model.progress import SILENT
@@ -67,6 +69,7 @@ class Runtimes:
         assert b"to stderr" in done.stderr
         assert done.returncode == 7
 
+    @pytest.mark.proves("mounts")
     def test_what_is_written_belongs_to_the_account(self, room: Room, tmp_path: Path) -> None:
         mount = self.mount(room, "out, of")
         done = room.python("import sys; open(sys.argv[1] + '/file', 'w').close()", mount.target, mounts=(mount,))

@@ -164,17 +164,25 @@ def test_a_time_limit_is_kept(desk: Desk, stubborn: bool) -> None:
     assert desk.call("def one(): return 1", resources=Resources(time=timedelta(seconds=60))).result(LONG) == 1
 
 
+@pytest.mark.proves("partition or queue", "local venv", refused="UnsupportedResource")
+@pytest.mark.proves("account", "local venv", refused="UnsupportedResource")
+@pytest.mark.proves("several nodes", "local venv", refused="UnsupportedResource")
+@pytest.mark.proves("modules", "local venv", refused="UnsupportedResource")
+@pytest.mark.proves("scheduler's own options", "local venv", refused="UnknownOption")
 @pytest.mark.parametrize(
-    ("resources", "word"),
+    ("resources", "kind", "word"),
     [
-        (Resources(partition="gpu"), "partition"),
-        (Resources(nodes=2), "nodes"),
-        (Resources(modules=("cuda",)), "modules"),
-        (Resources(backend_options={"exclusive": True}), "exclusive"),
+        (Resources(partition="gpu"), errors.UnsupportedResource, "partition"),
+        (Resources(account="physics"), errors.UnsupportedResource, "account"),
+        (Resources(nodes=2), errors.UnsupportedResource, "nodes"),
+        (Resources(modules=("cuda",)), errors.UnsupportedResource, "modules"),
+        (Resources(backend_options={"exclusive": True}), errors.UnknownOption, "exclusive"),
     ],
 )
-def test_what_only_a_scheduler_can_give_is_refused(desk: Desk, resources: Resources, word: str) -> None:
-    with pytest.raises(errors.ClustrixError, match=word):
+def test_what_only_a_scheduler_can_give_is_refused(
+    desk: Desk, resources: Resources, kind: type[errors.ClustrixError], word: str
+) -> None:
+    with pytest.raises(kind, match=word):
         desk.call("def one(): return 1", resources=resources)
     assert not Path(desk.root).exists()
 

@@ -61,6 +61,7 @@ def room(tmp_path: Path) -> Room:
     return Room(Venv(), Local(), SitePaths(str(tmp_path / "a root")), Artifact(lock=lock, wheels=files))
 
 
+@pytest.mark.column("local venv")
 class TestVenv(Runtimes):
     """The suite of every runtime."""
 
@@ -93,6 +94,7 @@ def test_its_fingerprint_is_that_of_the_wheels(room: Room) -> None:
     assert done.stdout.decode().strip() == str(sorted(expected.items())), done.stderr
 
 
+@pytest.mark.proves("success", "local venv")
 def test_a_job_runs_in_it(room: Room, tmp_path: Path) -> None:
     placed = room.ensure()
     desk = Desk(Process(), Local(), room.site.root, tmp_path, interpreter=(placed.interpreter,))
@@ -126,6 +128,7 @@ def test_a_damaged_wheel_leaves_nothing_behind(room: Room, tmp_path: Path) -> No
     assert list((tmp_path / "a root" / "venvs").iterdir()) == []
 
 
+@pytest.mark.proves("mounts at another path, or read-only", "local venv", refused="ConfigError")
 @pytest.mark.parametrize("mount", [Mount("/data", "/input"), Mount("/data", "/data", read_only=True)])
 def test_mounts_that_need_a_container_are_refused(room: Room, mount: Mount) -> None:
     with pytest.raises(errors.ConfigError, match="/data"):

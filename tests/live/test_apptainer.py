@@ -43,6 +43,7 @@ def room(host: SSH, base_layout: Path) -> Room:
     return Room(Apptainer(), host, SitePaths("/home/alice/a root"), sites.artifact(base_layout))
 
 
+@pytest.mark.column("ssh host")
 class TestApptainer(Runtimes):
     """The suite of every runtime."""
 

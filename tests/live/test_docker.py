@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clustrix import errors
+from clustrix.backends import wrapper
 from clustrix.model.image import BuiltImage
+from clustrix.model.job import EndKind, JobId, JobSpec, new_ulid
 from clustrix.model.paths import SitePaths
 from clustrix.model.progress import SILENT
+from clustrix.model.record import load_end
 from clustrix.model.resources import Mount
 from clustrix.runtimes.base import Artifact
 from clustrix.runtimes.docker import Docker, Podman
@@ -90,18 +93,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bundles")
 
 
+@pytest.mark.column("docker")
 class TestDockerRuntime(Runtimes):
     @pytest.fixture
     def room(self, docker_room: Room) -> Room:
         return docker_room
 
 
+@pytest.mark.column("podman")
 class TestPodmanRuntime(Runtimes):
     @pytest.fixture
     def room(self, podman_room: Room) -> Room:
         return podman_room
 
 
+@pytest.mark.column("docker")
 class TestDockerJobs(Backends):
     @pytest.fixture
     def desk(self, docker_room: Room, cache: Path) -> Iterator[Desk]:
@@ -118,6 +124,7 @@ def room(request: pytest.FixtureRequest) -> Room:
     return found
 
 
+@pytest.mark.proves("mounts at another path, or read-only", "docker", "podman")
 def test_only_what_was_declared_is_seen(room: Room, tmp_path: Path) -> None:
     mount = Mount(str(tmp_path / "a root"), "/input", read_only=True)
     (tmp_path / "a root" / "file").write_text("content")
@@ -133,6 +140,7 @@ def test_only_what_was_declared_is_seen(room: Room, tmp_path: Path) -> None:
     assert done.stdout.decode().splitlines() == ["content False /tmp", *["Read-only file system"] * 3], done.stderr
 
 
+@pytest.mark.proves("memory limit", "docker", "podman")
 def test_memory_is_enforced_and_its_end_has_a_name(room: Room, cache: Path) -> None:
     desk = desk_of(room, cache, memory_bytes=64 << 20)
     with pytest.raises(errors.OutOfMemory, match="memory="):
@@ -146,6 +154,44 @@ def test_memory_is_enforced_and_its_end_has_a_name(room: Room, cache: Path) -> N
     with pytest.raises(errors.OutOfMemory) as caught:
         desk.call(source).result(LONG)
     assert isinstance(caught.value.__cause__, subprocess.CalledProcessError)
+
+
+@pytest.mark.proves("lost job", "docker", "podman")
+@pytest.mark.parametrize(
+    ("code", "kind", "signal_number"),
+    [
+        ("bytearray(200 << 20)", EndKind.OUT_OF_MEMORY, 9),
+        # Not the command itself, but a process of its own.
+        (
+            "import subprocess, sys; subprocess.run([sys.executable, '-c', 'bytearray(200 << 20)'])",
+            EndKind.OUT_OF_MEMORY,
+            None,
+        ),
+        ("import os; os.kill(os.getpid(), 9)", EndKind.SIGNALLED, 9),
+    ],
+)
+def test_the_wrapper_tells_a_kill_for_memory_from_others(
+    docker_engine: docker.DockerClient,
+    bases: dict[str, servers.Base],
+    tmp_path: Path,
+    *,
+    code: str,
+    kind: EndKind,
+    signal_number: int | None,
+) -> None:
+    """In a container that stands for a machine with little memory, and for a job's cgroup."""
+    job = JobId("t", new_ulid())
+    paths = SitePaths(str(tmp_path)).job(job.ulid)
+    for place in (paths.ends, paths.logs, paths.work):
+        Path(place).mkdir(parents=True)
+    spec = JobSpec(id=job, name="n", items=1, slices=((0, 1),), workers=1, argv=("python3", "-c", code))
+    Path(paths.wrapper).write_text(wrapper.text(spec, paths, native_id="0"))
+    limits = {"mem_limit": "64m", "memswap_limit": "64m"}
+    volumes = {str(tmp_path): {"bind": str(tmp_path), "mode": "rw"}}
+    argv = ["-c", f"sh {paths.wrapper} 0; exit 0"]
+    docker_engine.containers.run(bases["debian"].tag, argv, entrypoint="sh", volumes=volumes, remove=True, **limits)
+    end = load_end(Path(paths.end(0)).read_bytes())
+    assert (end.kind, end.signal) == (kind, signal_number)
 
 
 def test_no_container_outlives_its_task(room: Room, cache: Path) -> None:
@@ -169,6 +215,8 @@ def test_no_container_outlives_its_task(room: Room, cache: Path) -> None:
     wait_until(lambda: name not in containers(room.runtime))
 
 
+@pytest.mark.proves("unsatisfiable request", "docker", "podman", refused="UnsupportedResource")
+@pytest.mark.proves("image unavailable", "docker", "podman", refused="ImageUnavailable")
 def test_what_the_machine_does_not_have_is_refused(room: Room) -> None:
     with pytest.raises(errors.UnsupportedResource, match="cores=4096"):
         room.wrap(["-c", "pass"], cores=4096)

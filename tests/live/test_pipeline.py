@@ -84,6 +84,7 @@ def run(project: Path, shell: dict[str, str], *argv: str, status: int = 0) -> st
     return done.stdout
 
 
+@pytest.mark.proves("same environment, measured there", "local venv", "docker", "slurm")
 def test_the_same_function_in_the_same_environment_everywhere(project: Path, shell: dict[str, str]) -> None:
     found = {}
     for target in ("here", "box", "hpc"):
@@ -104,6 +105,7 @@ def test_the_same_function_in_the_same_environment_everywhere(project: Path, she
     assert len(set(found.values())) == 1
 
 
+@pytest.mark.proves("reattach from another home", "slurm")
 def test_a_job_outlives_its_client_and_is_found_from_another_home(
     project: Path, shell: dict[str, str], tmp_path: Path
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_job_outlives_its_client_and_is_found_from_another_home(
     assert run(project, elsewhere, *CLUSTRIX, "logs", job) == "computing 7\n"
 
 
+@pytest.mark.proves("whole script as one job", "slurm")
 def test_a_whole_script_is_one_job_and_can_be_cancelled(project: Path, shell: dict[str, str]) -> None:
     (project / "whole.py").write_text(
         "import sys, time\nfrom fit import f\nprint(sys.argv[1], f(2), flush=True)\ntime.sleep(float(sys.argv[2]))\n"

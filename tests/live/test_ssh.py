@@ -129,6 +129,7 @@ def test_any_login_shell(reach: Connect, ssh_host: Bed, shell: str) -> None:
         ssh_host.root("usermod -s /bin/bash alice")
 
 
+@pytest.mark.proves("key, agent, password", "ssh host")
 def test_logins(connect: Connect, ssh_host: Bed, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert connect().run("id -un").stdout == b"alice\n"
     without = tmp_path / "without_key"
@@ -162,6 +163,7 @@ def test_logins(connect: Connect, ssh_host: Bed, config: Path, tmp_path: Path, m
         os.kill(int(pid), 15)
 
 
+@pytest.mark.proves("two factors", "ssh host")
 def test_two_factors(connect: Connect, ssh_host: Bed, config: Path, tmp_path: Path) -> None:
     key = second_daemon(
         ssh_host,
@@ -179,6 +181,7 @@ def test_two_factors(connect: Connect, ssh_host: Bed, config: Path, tmp_path: Pa
         connect("strict").run("true")
 
 
+@pytest.mark.proves("jump host", "ssh host")
 def test_jump_hosts(connect: Connect, ssh_host: Bed, config: Path, tmp_path: Path) -> None:
     key = second_daemon(ssh_host, 2022)
     config.write_text("Host inner\n  HostName 127.0.0.1\n  Port 2022\n  ProxyJump node\n" + config.read_text())
@@ -192,6 +195,7 @@ def test_jump_hosts(connect: Connect, ssh_host: Bed, config: Path, tmp_path: Pat
         connect("inner", port=2999).run("true")
 
 
+@pytest.mark.proves("strict host keys", "ssh host", refused="HostKeyError")
 def test_refusals(connect: Connect, ssh_host: Bed, config: Path, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(stranger)], check=True)
@@ -250,6 +254,7 @@ def test_more_scripts_than_sessions(reach: Connect, ssh_host: Bed, config: Path,
     assert answers == [b"%d\n" % n for n in range(24)]
 
 
+@pytest.mark.proves("connection lost and opened again", "ssh host")
 def test_a_lost_connection_is_told_and_replaced(reach: Connect, ssh_host: Bed) -> None:
     ssh = reach()
     pid = ssh.run("echo $PPID").stdout.decode().strip()
@@ -283,6 +288,7 @@ def test_leaving_a_stream_ends_its_script(reach: Connect, ssh_host: Bed) -> None
         assert b"".join(output) == b"all"
 
 
+@pytest.mark.proves("copies go on after a cut", "ssh host")
 @pytest.mark.parametrize("verb", ["put", "get"])
 def test_a_cut_copy_goes_on_where_it_stopped(reach: Connect, ssh_host: Bed, tmp_path: Path, verb: str) -> None:
     size = 24_000_000

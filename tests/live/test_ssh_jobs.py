@@ -72,10 +72,12 @@ class TestSSH(Transports):
         line.run(f"rm -rf {place}")
 
 
+@pytest.mark.column("ssh host")
 class TestProcesses(Backends):
     """The suite of every backend."""
 
 
+@pytest.mark.proves("connection cut after acceptance", "ssh host")
 @pytest.mark.parametrize("how", ["before", "after"])
 def test_a_submission_is_one_round_trip_and_happens_once(desk: Desk, line: SSH, how: str) -> None:
     desk.call("def one(): return 1").result(LONG)
