@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ from clustrix.errors import (
     SubmitRejected,
     UnsupportedResource,
 )
-from clustrix.handle import Job, JobArray, attach
 from clustrix.inplace import InPlaceArray
 from clustrix.journal import Journal
 from clustrix.model import fingerprint
@@ -37,7 +35,9 @@ from clustrix.worker import task as tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
+    from clustrix.handle import Job, JobArray
     from clustrix.model.settings import ClusterConfig
 
     Options = Mapping[str, object]
@@ -251,6 +251,8 @@ def _submit(
         except (SubmitRejected, ConfigError, UnsupportedResource):
             journal.remove(job)  # it was never accepted
             raise
+    from clustrix.handle import attach  # while the job starts
+
     record = journal.update(job, native_id=native_id)
     return attach(record, target.jobs, key=key, retry=retry)
 
@@ -304,6 +306,8 @@ def _temporary(directory: Path) -> Iterator[Path]:
 
 def collect(job: Job) -> Any:  # noqa: ANN401 - the remote value
     """Wait for a call, showing its output; Ctrl-C cancels it, a second one leaves it running."""
+    from concurrent.futures import Future
+
     state = State.FAILED
     try:
         value = job.result(stream_to=sys.stdout)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from clustrix import config as configuration
 from clustrix import registry
 from clustrix.errors import ConfigError, TransportError, UnknownOption
-from clustrix.handle import Site
 from clustrix.journal import state_directory
 from clustrix.model.environment import Platform
 from clustrix.model.paths import SitePaths
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from clustrix.backends.base import Backend
+    from clustrix.handle import Site
     from clustrix.model.job import JobRecord
     from clustrix.runtimes.base import Runtime
     from clustrix.stores.base import Store
@@ -239,7 +239,10 @@ class Target:
     @cached_property
     def jobs(self) -> Site:
         """Give what drives and finds jobs here."""
-        return Site(self.backend, self.store)
+        from clustrix.handle import Site
+
+        # The files of this machine's own jobs are seen at once.
+        return Site(self.backend, self.store, grace=2.0) if self.here and self.plain else Site(self.backend, self.store)
 
     @property
     def plain(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def test_ctrl_c_cancels_and_twice_leaves_it_running(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr(pipeline.Future, "done", lambda _: False)
+    monkeypatch.setattr(Future, "done", lambda _: False)
     job: Any = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         pipeline.collect(job)
