@@ -63,5 +63,203 @@ def desk(line: SSH, placed: Placed, cache: Path) -> Iterator[Desk]:
     desk.clear()
 
 
+@pytest.mark.column("slurm")
 class TestSlurm(Backends):
     """The suite of every backend."""
+
+
+HOLD = """
+    import os, time
+    def hold(flag):
+        print("ready", flush=True)
+        while not os.path.exists(flag):
+            time.sleep(0.05)
+        return os.environ["CLUSTRIX_NATIVE_ID"]
+"""
+
+
+def running(desk: Desk, **resources: object) -> handle.Job:
+    """Submit a job that waits for a file, and wait until it runs."""
+    job = desk.call(HOLD, f"{ROOT}/never", resources=Resources(**resources))
+    assert next(job.logs(follow=True)) == "ready\n"
+    return job
+
+
+def native(desk: Desk) -> str:
+    """Give SLURM's number of the last job."""
+    return str(desk.sent[-1].native_id)
+
+
+@pytest.mark.proves("memory limit", "slurm")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def eat(): return len(bytearray(600 * 2**20))",
+        """
+        import subprocess, sys
+        def feed():
+            subprocess.run([sys.executable, "-c", "bytearray(600 * 2**20)"], check=True)
+        """,
+    ],
+    ids=["itself", "a child"],
+)
+def test_memory(desk: Desk, source: str) -> None:
+    job = desk.call(source, resources=Resources(memory_bytes=150 * 2**20))
+    with pytest.raises(errors.OutOfMemory):
+        job.result(LONG)
+
+
+@pytest.mark.proves("time limit", "slurm")
+def test_time_limit(desk: Desk, slurm_cluster: Bed) -> None:
+    job = running(desk, time=timedelta(minutes=1))
+    slurm_cluster.root(f"scontrol update jobid={native(desk)} EndTime=now")  # SLURM itself looks twice a minute
+    with pytest.raises(errors.TimeLimit):
+        job.result(LONG)
+
+
+@pytest.mark.proves("cancelled by somebody else", "slurm")
+def test_cancelled_by_somebody_else(desk: Desk, slurm_cluster: Bed) -> None:
+    job = running(desk)
+    slurm_cluster.root(f"scancel {native(desk)}")
+    with pytest.raises(errors.JobCancelled):
+        job.result(LONG)
+
+
+@pytest.mark.proves("node failure", "slurm")
+def test_node_failure(desk: Desk, slurm_cluster: Bed) -> None:
+    job = running(desk)
+    (node,) = job.status().nodes
+    slurm_cluster.root(f"scontrol update nodename={node} state=down reason=test")
+    try:
+        with pytest.raises(errors.NodeFailure):
+            job.result(LONG)
+    finally:
+        slurm_cluster.root(f"scontrol update nodename={node} state=resume || true")
+
+
+@pytest.mark.proves("unsatisfiable request", "slurm")
+def test_a_job_that_can_never_run(desk: Desk) -> None:
+    asked = Resources(partition="short", time=timedelta(minutes=30))
+    with pytest.raises(errors.Unschedulable, match="more time than its partition gives"):
+        desk.call("def one(): return 1", resources=asked).result(LONG)
+
+
+@pytest.mark.proves("why it waits", "slurm")
+@pytest.mark.proves("cancel queued", "slurm")
+def test_why_it_waits(desk: Desk) -> None:
+    first = running(desk, memory_bytes=3900 * 2**20, time=timedelta(minutes=5))
+    second = running(desk, memory_bytes=3900 * 2**20, time=timedelta(minutes=5))
+    waiting = desk.call("def one(): return 1", resources=Resources(memory_bytes=3900 * 2**20))
+    deadline = time.monotonic() + LONG
+    while not (status := waiting.status()).reason or status.expected_start is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert status.state is State.WAITING
+    assert status.reason == "the resources that it asks for are not free"
+    assert 0 < status.expected_start.timestamp() - time.time() < 600
+    assert waiting.cancel()
+    first.cancel()
+    second.cancel()
+
+
+@pytest.mark.proves("refusal in the scheduler's words", "slurm")
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (Resources(partition="nope"), "invalid partition specified: nope"),
+        (Resources(account="nope"), "Invalid account"),
+        (Resources(memory_bytes=2**40), "Memory specification can not be satisfied"),
+        (Resources(gpus=1), "gres"),
+    ],
+    ids=["partition", "account", "memory", "gpus"],
+)
+def test_refusals_are_in_the_words_of_slurm(desk: Desk, asked: Resources, words: str) -> None:
+    with pytest.raises(errors.SubmitRejected, match=words):
+        desk.call("def one(): return 1", resources=asked)
+    assert desk.transport.run(f"[ -e '{desk.path(handle.attach(desk.sent[-1], desk.site))}' ]").returncode == 1
+
+
+@pytest.mark.proves("scheduler's own options", "slurm")
+@pytest.mark.proves("cores and memory", "slurm")
+@pytest.mark.proves("account", "slurm")
+def test_every_option_arrives(desk: Desk) -> None:
+    comment = 'it\'s "fine"; rm -rf ~ $HOME `id` \\ #é'
+    options = {"comment": comment, "mail_type": "NONE", "nice": 7, "exclusive": False, "requeue": True}
+    asked = Resources(
+        cores=2,
+        memory_bytes=300 * 2**20,
+        time=timedelta(minutes=3),
+        partition="main",
+        account="users",
+        backend_options=options,
+    )
+    job = running(
+        desk,
+        **{
+            name: getattr(asked, name)
+            for name in ("cores", "memory_bytes", "time", "partition", "account", "backend_options")
+        },
+    )
+    said = desk.transport.run(f"scontrol show job {native(desk)}").stdout.decode()
+    for words in (
+        f"Comment={comment}",
+        "TimeLimit=00:03:00",
+        "CPUs/Task=2",
+        "MinMemoryNode=300M",
+        "Nice=7",
+        "Requeue=1",
+        "Account=users",
+    ):
+        assert words in said
+    job.cancel()
+
+
+@pytest.mark.proves("connection cut after acceptance", "slurm")
+def test_a_cut_after_sbatch_accepted(desk: Desk) -> None:
+    desk.call("def one(): return 1").result(LONG)
+    desk.transport.cut[desk.transport.runs + 1] = "after"
+    job = desk.call("def one(): return 1", name="cut")
+    assert job.result(LONG) == 1
+    found = desk.transport.run(f"squeue -h -t all -o %i --name cut-{job.id.ulid}").stdout.split()
+    assert found == [native(desk).encode()]
+
+
+@pytest.mark.proves("one round trip a submission", "slurm")
+def test_a_warm_submission_is_one_round_trip(desk: Desk) -> None:
+    desk.call("def one(): return 1")
+    before = desk.transport.runs
+    desk.call("def one(): return 1")
+    assert desk.transport.runs - before == 1
+
+
+@pytest.mark.proves("connection cut while it runs", "slurm")
+def test_the_line_breaks_while_a_job_runs(desk: Desk, slurm_cluster: Bed) -> None:
+    flag = f"{ROOT}/after the break"
+    job = desk.call(HOLD, flag)
+    assert next(job.logs(follow=True)) == "ready\n"
+    slurm_cluster.root("pkill -9 -f '^sshd(-session)?: alice'")
+    slurm_cluster.root(f"touch '{flag}'")
+    assert job.result(LONG) == native(desk)
+
+
+@pytest.mark.proves("server restart", "slurm")
+@pytest.mark.proves("array beyond the limit", "slurm")
+def test_the_controller_restarts_during_a_map_longer_than_its_limit(desk: Desk, slurm_cluster: Bed) -> None:
+    def restart(limit: int) -> None:
+        slurm_cluster.root(
+            f"sed -i 's/^MaxArraySize=.*/MaxArraySize={limit}/' /etc/slurm/slurm.conf; pkill -x slurmctld; sleep 1"
+        )
+        slurm_cluster.root("slurmctld; for i in $(seq 100); do scontrol ping | grep -q UP && break; sleep 0.1; done")
+
+    source = "import time\ndef slow(x):\n    time.sleep(1)\n    if x == 7: raise KeyError(x)\n    return x * x"
+    restart(4)
+    try:
+        array = desk.submit(source, [(x,) for x in range(10)])
+        assert native(desk).count("@") == 2  # three submissions, behind one handle
+        restart(4)
+        found = list(array.results(timeout=LONG, return_exceptions=True))
+    finally:
+        restart(1001)
+    assert [value for value in found if isinstance(value, int)] == [x * x for x in range(10) if x != 7]
+    assert isinstance(found[7], KeyError)
+    assert list(array.failed) == [7]
