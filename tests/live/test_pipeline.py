@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
 
 import pytest
 
 if TYPE_CHECKING:
     from .beds import Bed
+    from .servers import Registry
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
@@ -161,3 +163,36 @@ def test_what_is_refused_is_refused_in_the_words_of_slurm(project: Path, shell: 
     done = subprocess.run(argv, cwd=project, env=shell, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 4
     assert "invalid partition" in done.stderr
+
+
+def test_an_image_of_a_registry_is_used_by_digest(
+    project: Path, shell: dict[str, str], registry: Registry, base_layout: Path
+) -> None:
+    with (project / "clustrix.yml").open("a") as file:
+        file.write(f"  shop: {{extends: box, registry: '{registry.host}/jobs', insecure_registry: true}}\n")
+    name = f"{registry.host}/fit:1"
+    argv = ["--requirements", "requirements.txt", "--base", f"oci:{base_layout}", "--output", name]
+    built = json.loads(run(project, shell, *CLUSTRIX, "build", *argv, "--insecure-registry", "--json"))
+    (project / "named.py").write_text(
+        "from fit import f\n"
+        f"print(f.options(target='shop', image={name!r}).submit(3).result())\n"
+        "print(f.options(target='shop').submit(4).result())\n"
+    )
+    assert run(project, shell, *CLUSTRIX, "run", "named.py") == "30\n40\n"
+    jobs = json.loads(run(project, shell, *CLUSTRIX, "jobs", "--json", "--target", "shop"))
+    for job in jobs:
+        status = json.loads(run(project, shell, *CLUSTRIX, "status", job["id"], "--json"))
+        assert (status["image"], status["fingerprint"]) == (built["config_digest"], built["fingerprint"])
+    # The second was pushed to the repository of the target.
+    assert built["config_digest"] in registry_manifest(registry, "jobs", str(built["lock"]))
+    (project / "absent.py").write_text(f"from fit import f\nf.options(target='shop', image='{name}0')(3)\n")
+    absent = [*CLUSTRIX, "run", "absent.py"]
+    done = subprocess.run(absent, cwd=project, env=shell, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 3
+    assert "does not exist" in done.stderr
+
+
+def registry_manifest(registry: Registry, repository: str, lock: str) -> str:
+    place = f"http://{registry.host}/v2/{repository}/manifests/{lock.partition(':')[2][:32]}"
+    with urlopen(Request(place, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})) as answer:
+        return str(answer.read().decode())
