@@ -208,7 +208,7 @@ def existing(reference: str, *, minor: str, machine: str, insecure: tuple[str, .
         raise ImageUnavailable(f"the image {found} does not exist", remedy="Check its name, or push it first.")
     name = key(str(found.with_digest(at.digest)), platform, minor)
     if (known := records().get("existing", name)) is not None:
-        return BuiltImage(**known)
+        return _with_measurement(BuiltImage(**known))
     descriptor, data = speaker.image(found, platform)
     fixed = found.with_digest(descriptor.digest)
     manifest = Manifest.parse(data)
@@ -230,7 +230,18 @@ def existing(reference: str, *, minor: str, machine: str, insecure: tuple[str, .
         reference=str(fixed),
     )
     records().put("existing", name, dataclasses.asdict(image))
-    return image
+    return _with_measurement(image)
+
+
+def measured(config_digest: str, fingerprint: str) -> None:
+    """Remember what the first job in an image found installed: later ones must find the same."""
+    if records().get("measured", key(config_digest)) is None:
+        records().put("measured", key(config_digest), {"fingerprint": fingerprint})
+
+
+def _with_measurement(image: BuiltImage) -> BuiltImage:
+    known = None if image.fingerprint else records().get("measured", key(image.config_digest))
+    return replace(image, fingerprint=known["fingerprint"]) if known else image
 
 
 def pushed(

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clustrix import config, placement
+from clustrix import artifacts, config, placement
 from clustrix import target as targets
 from clustrix.bundle import code, worker
 from clustrix.errors import (
@@ -290,6 +290,7 @@ def _task(ready: Prepared, spec: JobSpec, name: str, bundles: tuple[str, ...]) -
         image_digest=ready.image.config_digest if ready.image else None,
         code=bundles,
         cores=ready.settings.cores,
+        requeue=spec.resources.requeue,
     )
 
 
@@ -322,7 +323,20 @@ def collect(job: Job) -> Any:  # noqa: ANN401 - the remote value
     finally:
         if Future.done(job):  # as far as this process knows: nobody is asked again
             Journal().update(job.id, state=state)
+    if job.record.image is not None and job.record.fingerprint is None:
+        _measure(job.record, job.record.image)
     return value
+
+
+def _measure(record: JobRecord, image: str) -> None:
+    """Remember what a job found installed in an image that nobody had measured."""
+    from clustrix.worker import outcome
+
+    store = targets.of_record(record).store
+    for raw in store.read(record, [0]):
+        found = outcome.verify(raw.metadata, store.key(record), index=0).metadata.get("fingerprint")
+        if isinstance(found, str):
+            artifacts.measured(image, found)
 
 
 def _interrupted(job: Job) -> None:

@@ -192,6 +192,25 @@ def test_an_image_of_a_registry_is_used_by_digest(
     assert "does not exist" in done.stderr
 
 
+def test_a_strangers_image_is_measured_once_and_compared_from_then_on(
+    project: Path, shell: dict[str, str], registry: Registry, base_reference: str
+) -> None:
+    with (project / "clustrix.yml").open("a") as file:
+        file.write(f"  mall: {{extends: box, registry: '{registry.host}/jobs', insecure_registry: true}}\n")
+    (project / "bare.py").write_text(
+        "import sys\nfrom clustrix import cluster\n\n"
+        "@cluster(target='mall')\ndef g():\n    return sys.version_info[:2]\n\n"
+        f"print(g.options(image={base_reference!r})())\n"
+    )
+    seen = []
+    for _ in range(2):
+        assert run(project, shell, *CLUSTRIX, "run", "bare.py").startswith("(3, ")
+        jobs = json.loads(run(project, shell, *CLUSTRIX, "jobs", "--json", "--target", "mall"))
+        seen.append(json.loads(run(project, shell, *CLUSTRIX, "status", jobs[0]["id"], "--json"))["fingerprint"])
+    assert seen[0] is None
+    assert str(seen[1]).startswith("sha256:")
+
+
 def registry_manifest(registry: Registry, repository: str, lock: str) -> str:
     place = f"http://{registry.host}/v2/{repository}/manifests/{lock.partition(':')[2][:32]}"
     with urlopen(Request(place, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})) as answer:
