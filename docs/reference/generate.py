@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import click
+import matrix
+import surface
 
 from clustrix.cli import main
 from clustrix.config import as_data
@@ -118,7 +120,13 @@ commas, tables as JSON. Further variables:
     return head + "\n" + "\n".join(rows) + "\n" + tail
 
 
-PAGES = {"cli.md": command_line, "configuration.md": configuration}
+PAGES = {
+    "cli.md": command_line,
+    "configuration.md": configuration,
+    "python.md": lambda: surface.python(MADE),
+    "errors.md": lambda: surface.error_pages(MADE),
+    "support-matrix.md": lambda: matrix.page(MADE),
+}
 
 
 def stale() -> list[str]:
