@@ -107,9 +107,14 @@ def parse(path: Path) -> Source:
         text = path.read_text("utf-8")
         content = _decode(path, text)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        hint = " It is named by CLUSTRIX_CONFIG." if os.environ.get("CLUSTRIX_CONFIG") == str(path) else ""
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", remedy=f"See that it is there and is yours to read.{hint}"
+        ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise ConfigError(
+            f"{path} is not UTF-8: {error.reason} at byte {error.start}", remedy="Save it as UTF-8."
+        ) from None
     content = mapping(content if content is not None else {}, "it", str(path))
     _refuse_readable_secrets(path, content)
     named, parents = targets(mapping(content.pop("targets", {}), "targets", str(path)), str(path), text)
@@ -134,13 +139,17 @@ def _decode(path: Path, text: str) -> object:
 
             return json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        raise ConfigError(f"{path} cannot be read: {error}", remedy="Mend it there.") from None
     import yaml
 
     try:
         return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line} is no YAML: {error.problem}", remedy="Mend it there, or before it.") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        raise ConfigError(f"{path} cannot be read: {error}", remedy="Mend it there.") from None
 
 
 def mapping(value: object, what: str, where: str) -> dict[str, Any]:

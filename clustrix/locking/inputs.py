@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clustrix.errors import LockError
 from clustrix.locking import builds, requirements
-from clustrix.locking.pylock import load, local_path
+from clustrix.locking.pylock import MEND, load, local_path
 from clustrix.model.environment import Environment, Origin
 from clustrix.model.source import ProjectSource, PylockSource, RequirementsSource, ScriptSource
 
@@ -79,7 +79,18 @@ def _files(source: ProjectSource | RequirementsSource) -> list[Path]:
 
 
 def _trees(source: ProjectSource | PylockSource | RequirementsSource | ScriptSource) -> list[Path]:
-    """List the source trees that a file leads to."""
+    """List the source trees that a file leads to; LockError for a lock file that is built otherwise than its like."""
+    try:
+        base, names = _named_trees(source)
+    except (KeyError, TypeError, AttributeError) as error:
+        place = source.directory if isinstance(source, ProjectSource) else source.path
+        raise LockError(f"the lock of {place} is none: {error!r}", remedy=MEND) from error
+    return [base / name for name in sorted(names) if "://" not in name and (base / name).is_dir()]
+
+
+def _named_trees(
+    source: ProjectSource | PylockSource | RequirementsSource | ScriptSource,
+) -> tuple[Path, set[str]]:
     if isinstance(source, ProjectSource):
         base = Path(source.directory)
         lock = load(_read(_files(source)[0]), f"{base}/uv.lock")
@@ -95,8 +106,8 @@ def _trees(source: ProjectSource | PylockSource | RequirementsSource | ScriptSou
         packages = load(_read(Path(source.path)), source.path).get("packages", [])
         names = {package["directory"]["path"] for package in packages if "directory" in package}
     else:
-        return []
-    return [base / name for name in sorted(names) if "://" not in name and (base / name).is_dir()]
+        return Path(), set()
+    return base, names
 
 
 def _read(path: Path) -> str:

@@ -24,6 +24,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the same library under its first name
     import tomli as tomllib
 
+MEND = "Mend it there, or make it again with the tool that wrote it."
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,7 +48,7 @@ def load(text: str, what: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise LockError(f"{what} does not parse: {error}") from error
+        raise LockError(f"{what} does not parse: {error}", remedy=MEND) from error
 
 
 def entries(
@@ -81,7 +82,7 @@ def entries(
             if _wanted(package, target, extras, groups)
         ]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise LockError(f"{what} is no pylock.toml: {error!r}") from error
+        raise LockError(f"{what} is no pylock.toml: {error!r}", remedy=MEND) from error
     names = [entry.name for entry in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise LockError(f"{what} locks {', '.join(twice)} more than once for {target.platform}")
