@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import re
 import secrets
 import shlex
 import tarfile
@@ -29,6 +30,11 @@ _NEAR = (0.02, 0.5)  # seconds between two looks on this machine: at first, and 
 _FAR = (0.2, 5.0)
 _FOLLOWING = 1.0  # the most when output is to be shown
 _AT_ONCE = 500  # outcomes in one round trip
+
+# Lines of `ls -lR`: a slice's directory, the mark of an item that was begun, the mark of whoever claimed the slice.
+_HEADER = re.compile(r"\./(\d+):")
+_MARK = re.compile(r" item-(\d+) -> (\d+)$")
+_CLAIM = re.compile(r"-.* (\d+)")
 
 # Names are listed by the shell itself; nothing is started as long as there is no news. Every $beat ms a line is said in
 # any case, and every name is looked at again. A new file in a directory makes NFS forget what it has cached of it.
@@ -145,16 +151,25 @@ class DirectoryStore:
         return found
 
     def owners(self, job: JobRecord) -> Mapping[int, int]:
-        """Tell which task claimed which item."""
-        said = self._run(f"cd {_directory(job)} && cat task.json && cd claims && printf '\\n\\n%s' */*", job).stdout
-        task, _, claims = said.partition(b"\n\n")
+        """Tell which task has begun, or alone may begin, which item; see `clustrix.worker.claims`."""
+        look = f"cd {_directory(job)} && cat task.json && echo && cd claims && LC_ALL=C ls -lR"
+        task, _, claims = self._run(look, job).stdout.partition(b"\n\n")
         slices = tasks.read(task).slices
+        shared = len(slices) > job.workers
         found: dict[int, int] = {}
-        for line in claims.decode().splitlines():
-            place, _, number = line.partition("/")
-            if place.isdigit() and number.isdigit():
-                found.update(dict.fromkeys(range(*slices[int(place)]), int(number)))
-        return found
+        if not shared:
+            for place, (start, stop) in enumerate(slices):
+                found.update(dict.fromkeys(range(start, stop), place))
+        begun: dict[int, int] = {}
+        items = range(0)
+        for line in claims.decode(errors="replace").splitlines():
+            if header := _HEADER.fullmatch(line):
+                items = range(*slices[int(header[1])])
+            elif mark := _MARK.search(line):
+                begun[int(mark[1])] = int(mark[2])
+            elif (claim := _CLAIM.fullmatch(line)) and (not shared or len(items) == 1):
+                found.update(dict.fromkeys(items, int(claim[1])))
+        return {**found, **begun}
 
     def cancelled(self, job: JobRecord) -> bool:
         """Tell whether somebody asked to cancel the job."""

@@ -203,25 +203,46 @@ def test_the_smaller_questions(store: DirectoryStore, tmp_path: Path) -> None:
     assert store.cancelled(record)
 
 
-def test_who_claimed_what(store: DirectoryStore, tmp_path: Path) -> None:
-    record, directory = job(tmp_path, items=4, workers=2)
+@pytest.mark.parametrize(
+    ("slices", "claims", "owners"),
+    [
+        # A slice for every task: nobody else will ever do it.
+        (((0, 1), (1, 3)), {}, {0: 0, 1: 1, 2: 1}),
+        (((0, 1), (1, 3)), {"1/1": None, "1/item-1": "1"}, {0: 0, 1: 1, 2: 1}),
+        # More slices than tasks: what was not begun may be taken over.
+        (((0, 1), (1, 3), (3, 4)), {}, {}),
+        (((0, 1), (1, 3), (3, 4)), {"0/1": None, "1/0": None, "1/item-2": "1", "start-0-1/": None}, {0: 1, 2: 1}),
+        (((0, 1), (1, 3), (3, 4)), {"0/": None, "2/0": None}, {3: 0}),  # it died before it said whose the first is
+    ],
+)
+def test_who_has_which_item(
+    store: DirectoryStore,
+    tmp_path: Path,
+    slices: tuple[tuple[int, int], ...],
+    claims: dict[str, str | None],
+    owners: dict[int, int],
+) -> None:
+    items = slices[-1][1]
+    record, directory = job(tmp_path, items=items, workers=2)
     task = tasks.Task(
         job_id=str(record.id),
         function_name="f",
-        items=4,
-        slices=((0, 2), (2, 3), (3, 4)),
+        items=items,
+        slices=slices,
         workers=2,
         python="3.11",
         implementation="cpython",
         abi="cp311",
     )
     (directory / "task.json").write_bytes(tasks.write(task))
-    assert store.owners(record) == {}
-    for claim in ("0/1", "2/0"):
-        (directory / "claims" / claim).parent.mkdir()
-        (directory / "claims" / claim).touch()
-    (directory / "claims/1").mkdir()  # claimed, and died before it said by whom
-    assert store.owners(record) == {0: 1, 1: 1, 3: 0}
+    for claim, target in claims.items():
+        path = directory / "claims" / claim
+        if claim.endswith("/"):
+            path.mkdir()
+            continue
+        path.parent.mkdir(exist_ok=True)
+        path.touch() if target is None else path.symlink_to(target)
+    assert store.owners(record) == owners
 
 
 def test_what_was_removed_is_unknown(store: DirectoryStore, tmp_path: Path) -> None:
