@@ -76,7 +76,7 @@ class Course:
         self.said: Mapping[int, TaskStatus] | None = None
         self.listeners: list[Listener] = []
         self.unknown_since: float | None = None
-        self.seen_since: float | None = None
+        self.seen_since: dict[int, float] = {}  # tasks whose end a wrapper wrote down
         self._key = key
         self._waiting: dict[int, list[Callable[[], None]]] = {}
         self._fetched: dict[int, RawOutcome] = {}
@@ -356,9 +356,12 @@ def conclude(course: Course, *, patience: float) -> None:
     record, store, now = course.record, course.site.store, time.monotonic()
     unsure = course.said is None or any(status.state is State.LOST for status in course.said.values())
     course.unknown_since = (course.unknown_since or now) if unsure else None
-    course.seen_since = (course.seen_since or now) if course.ends else None
-    patient = course.seen_since is not None and now - course.seen_since < _SETTLE
-    ends = {task: verdict.end_of(task, course.ends, course.said, patient=patient) for task in range(record.workers)}
+    course.seen_since = {task: course.seen_since.get(task, now) for task in course.ends}
+    _forget_old_ends(course)
+    ends = {
+        task: verdict.end_of(task, course.ends, course.said, patient=now - course.seen_since.get(task, now) < _SETTLE)
+        for task in range(record.workers)
+    }
     if not any(over for over, _ in ends.values()):
         return
     without = [index for index in range(record.items) if not course.over_at(index)]
@@ -373,6 +376,15 @@ def conclude(course: Course, *, patience: float) -> None:
         _condemn(course, condemned)
 
 
+def _forget_old_ends(course: Course) -> None:
+    """See to tasks that have failed and run all the same: they may have been started again, which removes their end."""
+    running = {task for task, status in (course.said or {}).items() if status.state is State.RUNNING}
+    doubtful = {task for task in running & course.ends.keys() if course.ends[task].exit_code != 0}
+    if doubtful:
+        for task in doubtful - course.site.store.ends(course.record).keys():
+            del course.ends[task]
+
+
 def _condemn(course: Course, condemned: dict[int, tuple[End | None, int | None]]) -> None:
     """Take down why items have no outcome, after a last look: a file system may show new files late."""
     for outcome in course.site.store.read(course.record, list(condemned)):
@@ -383,7 +395,9 @@ def _condemn(course: Course, condemned: dict[int, tuple[End | None, int | None]]
         if task is not None and task not in tails:
             tails[task] = course.tail(task)
         where = index if course.record.items > 1 else None
-        course.settle(index, verdict.error(end, course.record.id, index=where, log_tail=tails[task]))
+        shared = course.record.workers < course.record.items
+        error = verdict.error(end, course.record.id, index=where, shared=shared, log_tail=tails[task])
+        course.settle(index, error)
 
 
 def state_of(course: Course, failed: frozenset[int] = frozenset()) -> State:

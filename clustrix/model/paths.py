@@ -139,6 +139,14 @@ class JobPaths:
         """Place the mark in a claim that tells which task has it: an empty file named by the task's number."""
         return f"{self.claims}/{slice_index}/{task}"
 
+    def mark(self, slice_index: int, index: int) -> str:
+        """Place the claim on one item of a longer slice: a symbolic link whose target is the task's number."""
+        return f"{self.claims}/{slice_index}/item-{index}"
+
+    def start(self, task: int, attempt: int) -> str:
+        """Place the mark of a task's start, where a scheduler may start it again: a directory."""
+        return f"{self.claims}/start-{task}-{attempt}"
+
     def end(self, task: int | str) -> str:
         """Place the end of one task; scripts pass a shell variable."""
         return f"{self.ends}/{task}.json"

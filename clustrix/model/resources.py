@@ -41,6 +41,12 @@ class Resources:
     modules: tuple[str, ...] = ()
     backend_options: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def requeue(self) -> bool:
+        """Tell whether the scheduler was asked to start interrupted tasks again, as SLURM or as others spell it."""
+        options = self.backend_options
+        return bool(options.get("requeue")) or options.get("r") in (True, "y", "yes")
+
     def __post_init__(self) -> None:
         for name, least in (("cores", 1), ("gpus", 0), ("nodes", 1)):
             value = getattr(self, name)

@@ -65,9 +65,16 @@ def condemned(
     return found
 
 
-def error(end: End | None, job: JobId, *, index: int | None = None, log_tail: str | None = None) -> errors.JobError:
-    """Make the typed error of an end; None is the end that nobody saw."""
+def error(
+    end: End | None, job: JobId, *, index: int | None = None, shared: bool = False, log_tail: str | None = None
+) -> errors.JobError:
+    """Make the typed error of an end; None is the end that nobody saw.
+
+    ``shared``: the task had other items too, and may have ended in one of them.
+    """
     kind, text, remedy = _LOST if end is None else _describe(end)
+    if shared:
+        text = f"has no outcome: its task {text}"
     where = f" on {end.node}" if end is not None and end.node else ""
     which = f"item {index} of {job}" if index is not None else str(job)
     more = f": {end.message}" if end is not None and end.message else ""

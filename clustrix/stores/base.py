@@ -87,7 +87,7 @@ class Store(Protocol):
         ...
 
     def owners(self, job: JobRecord) -> Mapping[int, int]:
-        """Tell which task claimed which item: item number -> task number."""
+        """Tell which task has begun, or alone may begin, which item: item number -> task number."""
         ...
 
     def log(self, job: JobRecord, task: int, *, last_bytes: int | None = None) -> bytes:

@@ -32,9 +32,8 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     runner = Runner(task, paths, os.path.dirname(os.path.abspath(worker)), int(number))
     variables.apply(runner.variables, cores=task.cores)
-    for start, stop in claim(task, paths, int(number)):
-        for index in range(start, stop):
-            runner.run(index)
+    for index in claim(task, paths, int(number)):
+        runner.run(index)
     return 0
 
 

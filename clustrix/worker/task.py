@@ -23,8 +23,9 @@ class Task:
     ``python`` (the minor version, ``3.11``), ``implementation`` (``cpython``) and ``abi`` (``cp311``) are those that
     pickled the payload. ``fingerprint`` is what must be installed (None: measure and report), ``distributions`` the
     fingerprint of each by normalised name, so that a difference can be named. ``code`` are the digests of code
-    bundles, which lie beside the worker's own. ``cores`` sets the threads of numeric libraries; ``workdir`` is where
-    the function starts.
+    bundles, which lie beside the worker's own. ``cores`` sets the threads of numeric libraries; ``requeue`` tells
+    that a scheduler may start a task again, which then begins again what it had not ended; ``workdir`` is where the
+    function starts.
     """
 
     job_id: str
@@ -41,6 +42,7 @@ class Task:
     image_digest: str | None = None
     code: tuple[str, ...] = ()
     cores: int | None = None
+    requeue: bool = False
     workdir: str | None = None
 
 

@@ -152,6 +152,31 @@ class Backends:
         assert len({pid for _, pid in found}) <= 2
 
     @pytest.mark.proves("max_parallel")
+    def test_what_a_dead_worker_has_not_begun_is_done_by_the_others(self, desk: Desk) -> None:
+        source = """
+            import os
+            def work(trace, x):
+                with open(trace, "a") as file:
+                    file.write(f"{x} ")
+                if x == 1:
+                    os.kill(os.getpid(), 9)
+                return x
+        """
+        trace = f"{desk.root}/trace-{time.monotonic_ns()}"
+        items = [(trace, x) for x in range(9)]
+        array = desk.submit(source, items, workers=2, slices=((0, 5), (5, 8), (8, 9)))
+        found = list(array.results(timeout=LONG, return_exceptions=True))
+        assert [value for value in found if isinstance(value, int)] == [0, *range(2, 9)]
+        assert isinstance(found[1], errors.Crashed)
+        assert list(array.failed) == [1]
+        ran = desk.transport.run(f"cat '{trace}'").stdout.split()
+        assert sorted(map(int, ran)) == list(range(9))  # each once, the dead one's too
+        again = array.retry_failed()
+        assert len(again) == 1
+        assert isinstance(again[0].exception(LONG), errors.Crashed)
+        ran = desk.transport.run(f"cat '{trace}'").stdout.split()
+        assert sorted(map(int, ran)) == sorted([*range(9), 1])
+
     def test_max_parallel(self, desk: Desk) -> None:
         source = """
             import os, time

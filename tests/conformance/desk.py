@@ -64,6 +64,7 @@ class Desk:
         items: Sequence[tuple[Any, ...]] = ((),),
         *,
         workers: int | None = None,
+        slices: tuple[tuple[int, int], ...] | None = None,
         name: str = "test",
         **fields: Any,
     ) -> tuple[JobSpec, JobRecord, dict[str, bytes | Path]]:
@@ -72,7 +73,7 @@ class Desk:
         site = SitePaths(self.root)
         paths = site.job(job.ulid)
         count = workers or len(items)
-        slices = tuple((index, index + 1) for index in range(len(items)))
+        slices = slices or tuple((index, index + 1) for index in range(len(items)))
         function = by_value(source)
         packed = Path(tempfile.mkdtemp(dir=self.cache)) / "payload"
         with packed.open("wb") as file:
@@ -112,12 +113,16 @@ class Desk:
 
     def submit(self, source: str, items: Sequence[tuple[Any, ...]] = ((),), **options: Any) -> handle.JobArray:
         """Submit a function of that source, called once per tuple of arguments."""
+
+        def again(_: handle.JobArray, indices: Sequence[int]) -> handle.JobArray:
+            return self.submit(source, [items[index] for index in indices])
+
         spec, record, files = self.prepare(source, items, **options)
         self.sent.append(record)
         native_id = self.site.backend.submit(spec, record, files)
         record = handle_record(record, native_id)
         self.sent[-1] = record
-        return handle.attach(record, self.site)
+        return handle.attach(record, self.site, retry=again)
 
     def call(self, source: str, *arguments: Any, **options: Any) -> handle.Job:
         """Submit one call."""

@@ -76,6 +76,12 @@ def test_every_end_has_a_typed_error(kind: EndKind) -> None:
     assert error.message.endswith("on n7: why")
 
 
+def test_a_task_of_several_items_may_have_ended_in_another() -> None:
+    text = verdict.error(MEMORY, JobId("hpc", "0" * 26), index=4, shared=True).message
+    assert "item 4 of hpc/" in text
+    assert text.endswith("has no outcome: its task ran out of memory")
+
+
 def test_signals_have_names_and_lost_jobs_an_error() -> None:
     job = JobId("hpc", "0" * 26)
     number = signal.SIGSEGV.value
