@@ -383,7 +383,7 @@ def _feeding(pipe: Pipe, stdin: bytes | BinaryIO) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 pipe.end()
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            # Not the end of the input: a script must not take half of it for all.
+            # The other side cannot tell this from the end of the input; whoever asked is told.
             failure.append(error)
             pipe.close()
 
@@ -399,6 +399,8 @@ def _feeding(pipe: Pipe, stdin: bytes | BinaryIO) -> Iterator[None]:
         # The script has ended; what it did not read is not sent.
         pipe.close()
         feeder.join()
+    if failure:
+        raise failure[0]
 
 
 def _overlap(data: bytes, end: bytes) -> int:
