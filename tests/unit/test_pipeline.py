@@ -23,37 +23,10 @@ from clustrix.executor import ClusterExecutor
 from clustrix.handle import JobArray
 from clustrix.journal import Journal
 from clustrix.model.image import BuiltImage
-from clustrix.model.job import EndKind, Placed, State
-from clustrix.model.settings import ClusterConfig
-from clustrix.placement import Prepared
+from clustrix.model.job import EndKind, State
 from clustrix.worker import installed, task
 
 from . import fakes
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bundles are made once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> fakes.FakeBackend:
-    monkeypatch.setattr(config, "cache_directory", lambda: cache)
-    (tmp_path / ".git").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
-    config.load.cache_clear()
-    made = fakes.FakeBackend()
-    target = fakes.target(tmp_path / "site", made)
-    placed = Placed(runtime="fake", location="/env", interpreter="/env/bin/python")
-
-    def prepare(settings: ClusterConfig) -> Prepared:
-        return Prepared(target=target, settings=settings, placed=placed, prints={"numpy": "1"})
-
-    monkeypatch.setattr(pipeline, "prepare", prepare)
-    monkeypatch.setattr(catalogue.targets, "of_record", lambda _: target)
-    return made
 
 
 def double(number: int) -> int:
