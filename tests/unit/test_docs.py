@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "images").rglob("*.md"))]
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -32,6 +37,17 @@ def test_links(page: Path) -> None:
     assert not [target for target in targets if target and not (page.parent / target).exists()]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_sections_and_tests_that_are_linked_exist(page: Path) -> None:
+    text = FENCE.sub("", page.read_text())
+    for target, section in re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", text):
+        there = (page.parent / target if target else page).read_text()
+        headings = re.findall(r"^#+ (.*)$", FENCE.sub("", there), re.MULTILINE)
+        assert section in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    for test, file in re.findall(r"\[`(\w+)`\]\(([^)\s]+/test_\w+\.py|[^)\s]+/conformance/\w+\.py)\)", text):
+        assert f"def {test}(" in (page.parent / file).read_text(), f"{test} is not in {file}"
+
+
 def test_every_page_is_reached_from_the_index() -> None:
     reached: set[Path] = set()
     todo = [ROOT / "README.md", ROOT / "docs/index.md"]
@@ -44,6 +60,29 @@ def test_every_page_is_reached_from_the_index() -> None:
         todo += [(page.parent / link).resolve() for link in links if "://" not in link]
     fragments = set((ROOT / "docs/changelog").glob("*.md"))
     assert not {name(page) for page in PAGES if page not in reached | fragments and page.is_relative_to(ROOT / "docs")}
+
+
+def test_the_list_of_decisions_is_complete() -> None:
+    """Every page of docs/adr is listed there, by its number and title."""
+    pages = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
+    titles = [page.read_text().partition("\n")[0].removeprefix("# ") for page in pages]
+    listed = re.findall(r"^- \[(.*?)\]\((.*?)\)$", (ROOT / "docs/adr/README.md").read_text(), re.MULTILINE)
+    assert listed == [(title, page.name) for title, page in zip(titles, pages, strict=True)]
+    assert [int(title.partition(".")[0]) for title in titles] == [int(page.name[:4]) for page in pages]
+
+
+def test_the_architecture_is_that_of_the_house() -> None:
+    """Every room is named where it stands, and every file that is named exists."""
+    text = (ROOT / "docs/explanation/architecture.md").read_text()
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [re.split(r" [|:] ", layer) for layer in contracts[0]["layers"]]
+    rooms = re.findall(r"`(\w+)`", text.partition("## The rooms")[2].partition("## ")[0].partition("| --- |")[2])
+    assert sorted(rooms) == sorted(room for layer in layers for room in layer)
+    depth = {room: number for number, layer in enumerate(layers) for room in layer}
+    assert [depth[room] for room in rooms] == sorted(depth[room] for room in rooms)
+    files = re.findall(r"`([\w./]*(?:/|\.py))`", text)
+    assert len(files) > 20
+    assert not [file for file in files if not ((ROOT / file).exists() or (ROOT / "clustrix" / file).exists())]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
