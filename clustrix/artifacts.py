@@ -21,7 +21,7 @@ from clustrix.model.progress import SILENT
 from clustrix.worker import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from clustrix.build.base import BuildResult, Recipe
     from clustrix.build.baseimage import Base
@@ -155,12 +155,17 @@ def recipe(image: Image, result: Lock, on: Base, *, compression: str = "gzip", b
     )
 
 
-def build(order: Recipe, *, progress: Progress = SILENT) -> BuildResult:
-    """Make an image, or find the one made before; only wheels that were never packed are fetched."""
+def build(order: Recipe, *, progress: Progress = SILENT, before: Callable[[], None] | None = None) -> BuildResult:
+    """Make an image, or find the one made before; only wheels that were never packed are fetched.
+
+    ``before`` is called if there is work to do.
+    """
     maker = builder()
     found = maker.find(order)
     if found is not None:
         return found
+    if before is not None:
+        before()
     return maker.build(order, fetch(replace(order.lock, packages=maker.missing(order)), progress), progress=progress)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -25,9 +24,6 @@ else:
     # dataclasses, inspect and typing's rest cost more than this whole module: it must be cheap to import.
     P = TypeVar("P")
     R = TypeVar("R")
-
-IN_JOB = "CLUSTRIX_IN_JOB"
-"""Set by the worker: calls inside a job run in place."""
 
 
 class RemoteFunction(Generic[P, R]):
@@ -116,7 +112,9 @@ class RemoteFunction(Generic[P, R]):
         return RemoteFunction, (self._function, self._options, self._bound)
 
     def _in_place(self) -> bool:
-        if os.environ.get(IN_JOB):
+        from clustrix.inplace import inside_a_job
+
+        if inside_a_job():
             return True
         if self._options.get("target"):
             return False

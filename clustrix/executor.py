@@ -6,6 +6,7 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import ConfigError
+from clustrix.inplace import InPlaceArray, InPlaceJob, inside_a_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ class ClusterExecutor(Executor):
     """Run functions at a target: ``ClusterExecutor("hpc", cores=4)``.
 
     ``submit`` is one job a call; ``map`` is one submission whatever the number of items. Without any configured target
-    it is the built-in ``local``: an executor never runs a function in the calling process.
+    it is the built-in ``local``: an executor never runs a function in the calling process, except inside a job.
     """
 
     def __init__(self, target: str | None = None, **options: object) -> None:
@@ -31,11 +32,13 @@ class ClusterExecutor(Executor):
         self._jobs: list[Future[Any]] = []
         self._down = False
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:  # noqa: ANN401
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job | InPlaceJob:  # noqa: ANN401
         """Start one call; the Job is a Future."""
+        self._refuse_when_down()
+        if inside_a_job():
+            return InPlaceJob(fn, args, kwargs)
         from clustrix import pipeline
 
-        self._refuse_when_down()
         job = pipeline.submit(_undecorated(fn), args, kwargs, self._options)
         self._jobs.append(job)
         return job
@@ -47,10 +50,12 @@ class ClusterExecutor(Executor):
 
         ``chunksize`` 0 shares the items out by itself.
         """
-        from clustrix import pipeline
-
         self._refuse_when_down()
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [(args, {}) for args in zip(*iterables, strict=False)]
+        if inside_a_job():
+            return InPlaceArray(_undecorated(fn), calls).results()
+        from clustrix import pipeline
+
         array = pipeline.submit_many(_undecorated(fn), calls, self._options, chunksize=chunksize or None)
         self._jobs.extend(array.jobs)
         return array.results(timeout=timeout)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from typing import TextIO
+
+
+def inside_a_job() -> bool:
+    """Tell whether this process is a job: the worker says so."""
+    return bool(os.environ.get("CLUSTRIX_IN_JOB"))
 
 
 class InPlaceJob(Future[Any]):

@@ -117,6 +117,7 @@ def _lock_of_host(target: Target, image: Image) -> LockResult:
     python = here.version if target.here else here.minor
     result = artifacts.lock(found, target.platform, python, requirements=image.requirements)
     if artifacts.fingerprints(result.lock) is None:
+        _say_size("environment", result)
         artifacts.fetch(result.lock, progress)
     return result
 
@@ -134,7 +135,8 @@ def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockR
     )
     source = artifacts.source(image, Path.cwd())
     result = artifacts.lock(source, base.platform, base.python(minor)[1].version, requirements=image.requirements)
-    built = artifacts.build(artifacts.recipe(image, result.lock, base), progress=progress).image
+    order = artifacts.recipe(image, result.lock, base)
+    built = artifacts.build(order, progress=progress, before=lambda: _say_size("image", result)).image
     if settings.registry:
         built = artifacts.pushed(built, settings.registry, insecure=insecure, progress=progress)
     return result, built
@@ -148,6 +150,11 @@ def _refuse_other_python(image: BuiltImage) -> None:
             f"the image {image.reference or image.config_digest} has Python {image.python}, and this is {here}",
             remedy="Call from the same minor version, or let clustrix build the image.",
         )
+
+
+def _say_size(what: str, result: LockResult) -> None:
+    """Tell that something is made that takes a while."""
+    say(f"making the {what} of {len(result.lock.packages)} packages, once")
 
 
 _said: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def command(job_id: str, path: Path | None, *, wait: bool, as_json: bool) -> Non
     from clustrix import catalogue
     from clustrix.errors import NotReady
 
+    sys.path.append(str(Path.cwd()))  # the classes of values may be from the caller's modules
     array = catalogue.array_of(job_id)
     if not wait and not array.record.state.ended and not array.done():
         raise NotReady(f"{array.id} has not ended", remedy=f"See: clustrix status {array.id}")

@@ -131,7 +131,7 @@ def _drive(script: Path, arguments: tuple[str, ...], plan: Plan, options: Mappin
             artifact = Artifact(lock=lock, wheels=artifacts.Wheels(lock, placement.progress))
             interpreter = runtime.ensure(artifact, local.transport, local.site, progress=placement.progress).interpreter
     beside = driver.beside(config.cache_directory() / "driver")
-    path = os.pathsep.join([str(Path(uv.find()).parent), os.environ.get("PATH", os.defpath)])
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(uv.find()).parent)])
     argv = driver.argv(interpreter, beside, options, script.absolute(), list(arguments))
     return _status(argv, {**os.environ, "PATH": path})
 

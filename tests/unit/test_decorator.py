@@ -69,7 +69,7 @@ def test_without_a_target_calls_run_here_and_say_so_once(capsys: pytest.CaptureF
 def test_inside_a_job_calls_run_in_place_whatever_is_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(decorator.IN_JOB, "1")
+    monkeypatch.setenv("CLUSTRIX_IN_JOB", "1")
     far = double.options(target="far")
     assert (far(3), list(far.map([1])), far.submit(1).result()) == (6, [2], 2)
     assert capsys.readouterr().err == ""

@@ -212,6 +212,14 @@ def test_an_executor_is_the_pipeline(backend: fakes.FakeBackend) -> None:
         ClusterExecutor(corse=1)
 
 
+def test_an_executor_inside_a_job_runs_in_place(backend: fakes.FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTRIX_IN_JOB", "1")
+    with ClusterExecutor() as pool:
+        assert pool.submit(double, 4).result() == 8
+        assert list(pool.map(double, range(3))) == [0, 2, 4]
+    assert backend.submitted == []
+
+
 def test_a_script_travels_with_the_modules_beside_it(backend: fakes.FakeBackend, tmp_path: Path) -> None:
     (tmp_path / "nearby.py").write_text("FACTOR = 3\n")
     script = tmp_path / "script.py"
