@@ -57,7 +57,7 @@ class Line(_Process):
         if self.alive():
             self.end()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.2)
+                self._process.wait(self._host.patience)
             self.kill()
         super().close()
 
@@ -78,6 +78,7 @@ class Host(PosixTransport):
         self.budget: int | None = None  # bytes to the other side until the line breaks, once
         self.receive: int | None = None  # and from there
         self.opened = 0
+        self.patience = 0.2  # seconds in which a shell may end by itself once its input has ended
 
     def _open(self, command: str) -> Pipe:
         self.opened += 1
@@ -175,6 +176,7 @@ def test_an_input_that_breaks_is_told(host: Callable[..., Host]) -> None:
 
 def test_streams_come_as_they_are_written_and_end_with_their_reader(host: Callable[..., Host], tmp_path: Path) -> None:
     here = host()
+    here.patience = 30
     with here.stream(f"echo one; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo two") as output:
         assert next(output) == b"one\n"
         (tmp_path / "go").touch()
