@@ -113,7 +113,7 @@ commas, tables as JSON. Further variables:
 | --- | --- |
 | `CLUSTRIX_CONFIG` | a configuration file, instead of the project's |
 | `CLUSTRIX_HOME` | instead of `~/.clustrix` |
-| `CLUSTRIX_STATE_DIR` | where the journal, locks, images and local jobs are kept |
+| `CLUSTRIX_STATE_DIR` | instead of `~/.local/state/clustrix` (jobs) and `~/.cache/clustrix` (locks, images) |
 | `CLUSTRIX_DEBUG` | set: the command line shows tracebacks |
 | `CLUSTRIX_IN_JOB` | set inside a job: `@cluster` calls run in place |
 """

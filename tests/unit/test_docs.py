@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from clustrix.model.paths import JobPaths
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -83,6 +85,13 @@ def test_the_architecture_is_that_of_the_house() -> None:
     files = re.findall(r"`([\w./]*(?:/|\.py))`", text)
     assert len(files) > 20
     assert not [file for file in files if not ((ROOT / file).exists() or (ROOT / "clustrix" / file).exists())]
+
+
+def test_every_file_of_a_job_is_explained() -> None:
+    page = (ROOT / "docs/explanation/life-of-a-job.md").read_text()
+    files = {getattr(JobPaths("job"), key) for key, value in vars(JobPaths).items() if isinstance(value, property)}
+    assert len(files) > 10
+    assert not [file for file in files if not re.search(rf"`{re.escape(file.removeprefix('job/'))}[`/]", page)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
