@@ -118,10 +118,8 @@ class Docker:
         facts = self._look(transport, image)
         if "absent" in facts:
             self._pull(transport, image, progress)
-        user = facts["user"]
-        if "rootless" in facts.get("security", ""):
-            user = "0:0"  # which is the account itself
-        options = (("user", user), ("cpus", facts["cpus"]), ("swap", facts["swap"]))
+        rootless = "yes" if "rootless" in facts["security"] else "no"
+        options = tuple({**{name: facts[name] for name in ("user", "cpus", "swap")}, "rootless": rootless}.items())
         return Placed(
             runtime=self.name,
             location=image.config_digest,
@@ -149,7 +147,7 @@ class Docker:
             )
         command = ["--read-only", "--tmpfs", f"{_SCRATCH}:exec,mode=1777", "--pull", "never"]
         command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--log-driver", "none"]
-        command += self._identity(options["user"])
+        command += self._identity(options["user"], rootless=options.get("rootless") == "yes")
         command += ["--cpus", str(cores), "--shm-size", str((memory_bytes or 2 * _DEFAULT_SHM) // 2)]
         if memory_bytes is not None:
             # Without the kernel's swap accounting a limit on swap is refused or warned about, into the job's output.
@@ -169,8 +167,9 @@ class Docker:
         del placed
         return ["--init"], argv
 
-    def _identity(self, user: str) -> list[str]:
-        return ["--user", user]
+    def _identity(self, user: str, *, rootless: bool) -> list[str]:
+        # Without root, the engine's root is the account itself.
+        return ["--user", "0:0" if rootless else user]
 
     def _devices(self, gpus: int) -> list[str]:
         return ["--gpus", str(gpus)] if gpus else []
@@ -233,7 +232,7 @@ class Podman(Docker):
 
     name = "podman"
     _host = "${CONTAINER_HOST:-}"
-    _facts = "cpus {{.Host.CPUs}} swap true"
+    _facts = "cpus {{.Host.CPUs}} swap true {{if .Host.Security.Rootless}}rootless{{end}}"
     # Podman does not always notice; the first process inside does.
     _out_of_memory = f"[ $code = {_MEMORY_CODE} ]"
 
@@ -241,9 +240,8 @@ class Podman(Docker):
         # Its own --init is a program of another package, which is often not there.
         return [], [placed.interpreter, "-I", "-S", "-c", _INIT, *argv]
 
-    def _identity(self, user: str) -> list[str]:
-        # Without root the account's own id has to be kept inside.
-        return ["--user", user] if user.startswith("0:") else ["--userns", "keep-id", "--user", user]
+    def _identity(self, user: str, *, rootless: bool) -> list[str]:
+        return ["--userns", "keep-id", "--user", user] if rootless else ["--user", user]
 
     def _devices(self, gpus: int) -> list[str]:
         return ["--device", "nvidia.com/gpu=all"] if gpus else []

@@ -141,6 +141,21 @@ def test_only_what_was_declared_is_seen(room: Room, tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("memory limit", "docker", "podman")
+def test_nothing_belongs_to_root(room: Room, tmp_path: Path) -> None:
+    """Whoever runs the tests: a container's user is the account, not root."""
+    placed = room.ensure()
+    assert dict(placed.options)["user"] == f"{os.getuid()}:{os.getgid()}"
+    somebody = dataclasses.replace(placed, options=(*placed.options, ("user", "12345:12346")))
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(0o777)
+    mount = Mount(str(directory), str(directory))
+    done = room.python("import sys; open(sys.argv[1] + '/file', 'w')", str(directory), placed=somebody, mounts=(mount,))
+    assert done.returncode == 0, done.stderr
+    found = (directory / "file").stat()
+    assert (found.st_uid, found.st_gid) == (12345, 12346)
+
+
 def test_memory_is_enforced_and_its_end_has_a_name(room: Room, cache: Path) -> None:
     desk = desk_of(room, cache, memory_bytes=64 << 20)
     with pytest.raises(errors.OutOfMemory, match="memory="):
