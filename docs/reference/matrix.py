@@ -58,6 +58,7 @@ ROWS = {
         "modules",
         "scheduler's own options",
         "environment variables",
+        "working directory",
         "mounts",
         "mounts at another path, or read-only",
         "hostile quoting",

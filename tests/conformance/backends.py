@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
+import hashlib
 import io
 import os
 import time
@@ -15,6 +17,8 @@ from clustrix import errors, handle
 from clustrix.model.job import State
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .desk import Desk
 
 LONG = 120.0  # seconds; nobody waits as long unless something is broken
@@ -198,6 +202,52 @@ class Backends:
         job = desk.call("def same(x): return x", hostile, name=hostile)
         assert job.result(LONG) == hostile
         assert desk.transport.run(f"find '{desk.root}' -name 'pwned*'").stdout == b""
+
+    @pytest.mark.proves("environment variables")
+    @pytest.mark.proves("working directory")
+    def test_variables_and_the_working_directory(self, desk: Desk) -> None:
+        variables = {"MODE": "fast", "HOSTILE": "$(touch pwned) '\"\\é\nline", "OMP_NUM_THREADS": "3"}
+        source = """
+            import os
+            def look(names):
+                open("left here", "w").close()
+                return {name: os.environ.get(name) for name in names}
+        """
+        job = desk.call(source, list(variables), variables=variables)
+        assert job.result(LONG) == variables
+        assert desk.transport.run(f"ls -A '{desk.path(job, 'work')}'").stdout == b"left here\n"
+
+    @pytest.mark.proves("big result")
+    def test_a_big_result(self, desk: Desk) -> None:
+        source = """
+            import hashlib, os
+            def much(size):
+                data = os.urandom(size)
+                return hashlib.sha256(data).hexdigest(), data
+        """
+        digest, data = desk.call(source, 30_000_000).result(LONG)
+        assert len(data) == 30_000_000
+        assert hashlib.sha256(data).hexdigest() == digest
+
+    @pytest.mark.proves("many small results")
+    def test_many_small_results(self, desk: Desk) -> None:
+        array = desk.submit("def square(x): return x * x", [(x,) for x in range(300)], workers=2)
+        assert list(array.results(timeout=LONG)) == [x * x for x in range(300)]
+
+    @pytest.mark.proves("two clients at once")
+    def test_two_clients_at_once(self, desk: Desk, tmp_path: Path) -> None:
+        other = dataclasses.replace(desk, cache=tmp_path)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            submitted = [pool.submit(client.call, "def same(x): return x", x) for x, client in enumerate([desk, other])]
+            assert [each.result(LONG).result(LONG) for each in submitted] == [0, 1]
+
+    @pytest.mark.proves("cleanup")
+    def test_what_is_removed_is_gone(self, desk: Desk) -> None:
+        job = desk.call("def one(): return 1")
+        assert job.result(LONG) == 1
+        desk.site.store.remove(job.record)
+        assert desk.transport.run(f"ls -A '{desk.root}/jobs' | grep {job.id.ulid}").stdout == b""
+        desk.sent.pop()
 
     @pytest.mark.proves("reattach without the journal")
     def test_reattached_from_its_record_alone(self, desk: Desk) -> None:

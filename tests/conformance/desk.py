@@ -23,7 +23,7 @@ from clustrix.stores.directory import DirectoryStore
 from clustrix.worker import installed, payload, task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from clustrix.schedulers.base import Dialect
     from clustrix.transports.base import Completed, Transport
@@ -66,6 +66,7 @@ class Desk:
         workers: int | None = None,
         slices: tuple[tuple[int, int], ...] | None = None,
         name: str = "test",
+        variables: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> tuple[JobSpec, JobRecord, dict[str, bytes | Path]]:
         """Make what `Backend.submit` takes."""
@@ -77,7 +78,7 @@ class Desk:
         function = by_value(source)
         packed = Path(tempfile.mkdtemp(dir=self.cache)) / "payload"
         with packed.open("wb") as file:
-            payload.pack(file, function, [(arguments, {}) for arguments in items])
+            payload.pack(file, function, [(arguments, {}) for arguments in items], variables)
         bundle = worker.build(self.cache)
         here = installed.interpreter()
         job_task = task.Task(
