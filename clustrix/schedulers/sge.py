@@ -77,6 +77,13 @@ printf '\n%%%% account\n'
 qacct -j "$1" 2>&1
 exit 0
 """
+# qdel fails if one of several jobs has ended meanwhile.
+_CANCEL = r"""
+said=$(qdel "$@" 2>&1) && exit
+status=$?
+printf '%s\n' "$said" | grep -v -e 'does not exist' -e 'deletion$' -e 'has deleted' >&2 || exit 0
+exit $status
+"""
 _UNREACHABLE = re.compile(r"unable to (send|contact|receive)|can't resolve|got select error|commlib|doesn't exist$")
 _NOTHING_ACCOUNTED = re.compile(r"not found|no jobs running|No such file|Permission denied", re.IGNORECASE)
 
@@ -212,7 +219,7 @@ class Sge:
 
     def cancel_argv(self, native_ids: Sequence[str]) -> tuple[str, ...]:
         """Delete jobs."""
-        return ("qdel", *(_number(native_id) for native_id in native_ids))
+        return ("sh", "-c", _CANCEL, "sh", *(_number(native_id) for native_id in native_ids))
 
     def limits_argv(self) -> tuple[str, ...] | None:
         """Ask for the configuration."""
