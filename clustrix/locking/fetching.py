@@ -7,7 +7,6 @@ import hashlib
 import os
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from clustrix.errors import DiskFull, HashMismatch, LockError
 from clustrix.locking import indexes, pylock
 from clustrix.model.progress import SILENT
+from clustrix.oci.connections import Connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PARALLEL = 8
 _ATTEMPTS = 4
+_PAUSE_SECONDS = 0.25  # doubled each time
 _CHUNK = 1 << 20
 _TOO_MANY_REQUESTS, _SERVER_ERRORS = 429, 500
 _UNAUTHORISED = (401, 403)
@@ -56,15 +57,18 @@ def files(wanted: Sequence[LockedFile], cache: Path, progress: Progress = SILENT
         bar = progress.start("fetch", None if None in sizes else sum(size or 0 for size in sizes))
         stop = threading.Event()
         try:
-            with _client() as client, ThreadPoolExecutor(_PARALLEL) as pool:
+            connections = Connections()
+            with _client(connections) as client, ThreadPoolExecutor(_PARALLEL) as pool:
                 waiting = [pool.submit(_obtain, file, cache, client, bar, stop) for file in missing]
                 try:
                     for one in waiting:
                         one.result()
-                finally:
-                    # After an error or Ctrl-C the others end at their next chunk; in good order they have ended.
+                except BaseException:
+                    # The others end now, whatever they wait for.
                     stop.set()
-                    pool.shutdown(wait=True, cancel_futures=True)
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    connections.cut()
+                    raise
         finally:
             bar.close()
     return [_place(file, cache) for file in wanted]
@@ -119,8 +123,8 @@ def _download(file: LockedFile, cache: Path, client: httpx.Client, bar: Bar, sto
             reason = str(error) or type(error).__name__
         except httpx.InvalidURL as error:
             raise LockError(f"{file.filename}: {file.url} is no URL: {error}") from error
-        if attempt < _ATTEMPTS and not stop.is_set():
-            time.sleep(0.25 * 2**attempt)
+        if attempt < _ATTEMPTS and stop.wait(_PAUSE_SECONDS * 2**attempt):
+            return
     raise LockError(
         f"cannot fetch {file.filename} from {urlsplit(file.url).hostname}: {reason}",
         remedy="Check the network and the index, then do the same again: what was fetched is kept.",
@@ -174,7 +178,7 @@ def _verify(file: LockedFile, sha256: str) -> None:
         )
 
 
-def _client() -> httpx.Client:
+def _client(connections: Connections) -> httpx.Client:
     import ssl
 
     import httpx
@@ -186,5 +190,10 @@ def _client() -> httpx.Client:
     limits = httpx.Limits(max_connections=_PARALLEL)
     headers = {"Accept-Encoding": "identity"}  # a wheel is compressed already, and its hash is that of its bytes
     return httpx.Client(
-        headers=headers, follow_redirects=True, timeout=httpx.Timeout(60, connect=30), verify=verify, limits=limits
+        headers=headers,
+        follow_redirects=True,
+        timeout=httpx.Timeout(60, connect=30),
+        verify=verify,
+        limits=limits,
+        event_hooks={"request": [connections.follow]},
     )

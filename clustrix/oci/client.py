@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
 from typing import TYPE_CHECKING
 
 from clustrix.errors import ImageError, ImageUnavailable, RegistryError
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from clustrix.oci.session import Stats
 
 PARALLEL = 4
+_GRACE_SECONDS = 2.0
 _ACCEPT = {"Accept": ", ".join((*MANIFESTS, *INDEXES))}
 _DIGEST = "Docker-Content-Digest"
 
@@ -58,7 +58,7 @@ class Client:
         *,
         insecure: bool | Collection[str] = False,
         keychain: Keychain | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._session = Session(insecure=insecure, keychain=keychain, sleep=sleep)
 
@@ -72,6 +72,10 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def cut(self) -> None:
+        """End what other threads do with this client."""
+        self._session.cut()
 
     def close(self) -> None:
         """Close the connections; done by itself when nobody has the client any more."""
@@ -215,7 +219,7 @@ def pull(
         blobs = Manifest.parse(data).blobs
         bar = progress.start(f"pull {reference}", sum(blob.size for blob in blobs))
         try:
-            each(lambda blob, its_bar: client.fetch_blob(reference, blob, layout, its_bar), blobs, bar)
+            each(lambda blob, its_bar: client.fetch_blob(reference, blob, layout, its_bar), blobs, bar, client)
         finally:
             bar.close()
         for blob in blobs:
@@ -225,16 +229,22 @@ def pull(
     return descriptor
 
 
-def each(do: Callable[[Descriptor, Bar], int], blobs: Iterable[Descriptor], bar: Bar) -> int:
+def each(do: Callable[[Descriptor, Bar], int], blobs: Iterable[Descriptor], bar: Bar, client: Client) -> int:
     """Move blobs, four at a time, and add up the bytes; the first error, or Ctrl-C, stops the others at once."""
     stop = threading.Event()
+    moving: list[Future[int]] = []
     with ThreadPoolExecutor(PARALLEL, "blob") as pool:
         try:
-            moving = [pool.submit(do, blob, _StoppableBar(bar, stop)) for blob in blobs]
+            moving += (pool.submit(do, blob, _StoppableBar(bar, stop)) for blob in blobs)
             return sum(future.result() for future in as_completed(moving))
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            try:
+                # In which they tidy up at the registry, if it answers. What never began is not waited for.
+                wait([one for one in moving if not one.cancelled()], _GRACE_SECONDS)
+            finally:
+                client.cut()
             raise
 
 

@@ -17,6 +17,7 @@ import httpx
 
 from clustrix.errors import ClustrixError, ImageUnavailable, RateLimited, RegistryDenied, RegistryError
 from clustrix.oci.auth import Authorizer, Keychain
+from clustrix.oci.connections import Connections
 from clustrix.oci.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
@@ -92,17 +93,21 @@ class Session:
         *,
         insecure: bool | Collection[str] = False,
         keychain: Keychain | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._insecure = insecure
         self._keychain = keychain or Keychain()
         self._sleep = sleep
+        self._connections = Connections()
+        self._cut = threading.Event()
         self._authorizers: dict[str, Authorizer] = {}
         self._answered: set[str] = set()
         self._lock = threading.Lock()
         # httpx follows a redirect to another host without the Authorization header, and that is relied on.
         self._http = httpx.Client(
-            follow_redirects=True, headers={"User-Agent": "clustrix", "Accept-Encoding": "identity"}
+            follow_redirects=True,
+            headers={"User-Agent": "clustrix", "Accept-Encoding": "identity"},
+            event_hooks={"request": [self._connections.follow]},
         )
         self.close = weakref.finalize(self, self._http.close)  # whoever does not close it leaks nothing
         self.stats = Stats()
@@ -139,7 +144,7 @@ class Session:
 
         The count starts anew whenever ``done`` has grown: what moves on is not given up.
         """
-        attempt, furthest = 1, done()
+        attempt, furthest, cut = 1, done(), self._cut
         while True:
             try:
                 return once()
@@ -147,11 +152,18 @@ class Session:
                 if done() > furthest:
                     attempt, furthest = 1, done()
                 wait = broken.wait_seconds
-                if attempt == _ATTEMPTS or (wait or 0) > _PATIENCE_SECONDS:
-                    raise broken.error from broken
                 jitter = 0.5 + secrets.randbelow(1000) / 2000
-                self._sleep(wait if wait is not None else min(0.5 * 2**attempt, 20) * jitter)
+                pause = wait if wait is not None else min(0.5 * 2**attempt, 20) * jitter
+                if attempt == _ATTEMPTS or pause > _PATIENCE_SECONDS or cut.is_set():
+                    raise broken.error from broken
+                (self._sleep or cut.wait)(pause)
                 attempt += 1
+
+    def cut(self) -> None:
+        """End what other threads do here, whatever they wait for; nothing of it is tried again."""
+        cut, self._cut = self._cut, threading.Event()
+        cut.set()
+        self._connections.cut()
 
     def refusal(self, call: Call, answer: Answer) -> ClustrixError:
         """Make the error for an answer that is none of the good ones."""

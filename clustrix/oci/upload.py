@@ -75,7 +75,7 @@ class Upload:
             return
         self._broken = True
         if self._location is None:
-            self._follow(self._session.ask(self._call("POST", self._uploads, ok=(202,))))
+            self._follow(self._session.once(self._call("POST", self._uploads, ok=(202,))))
             self._offset = 0
         self._show(self._offset)
         if self._offset == 0 and self._blob.size <= _SMALL:
@@ -88,12 +88,12 @@ class Upload:
     def _recover(self) -> bool:
         """Find out how far it came; True when it came to its end and only the answer was lost."""
         if self._committing:
-            self._committing = False
             path = f"/v2/{self._reference.repository}/blobs/{self._blob.digest}"
-            if self._session.ask(self._call("HEAD", path, ok=(200, 404))).status == 200:  # noqa: PLR2004
+            if self._session.once(self._call("HEAD", path, ok=(200, 404))).status == 200:  # noqa: PLR2004
                 return True
+            self._committing = False
         if self._location is not None:
-            answer = self._session.ask(self._call("GET", self._location, ok=(204, 400, 404)))
+            answer = self._session.once(self._call("GET", self._location, ok=(204, 400, 404)))
             last = answer.headers.get("Range", "").removeprefix("bytes=").rpartition("-")[2]
             # 0-0 is one byte and none at all (distribution 2 says it of both): not worth going on from.
             if answer.status == 204 and last.isdecimal() and 0 < int(last) < self._blob.size:  # noqa: PLR2004

@@ -46,7 +46,7 @@ class Registry:
 
         bar = progress.start(f"push {self.reference}", sum(blob.size for blob in manifest.blobs))
         try:
-            uploaded = each(push, manifest.blobs, bar)
+            uploaded = each(push, manifest.blobs, bar, self._client)
         finally:
             bar.close()
         self._client.push_manifest(self.reference, data, manifest.media_type)

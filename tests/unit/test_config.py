@@ -114,7 +114,7 @@ REFUSED = {
     "bad memory": ("memory: lots\n", "not an amount of memory"),
     "one thing twice": ("host: a\ncluster_host: b\n", "host is set twice"),
     "not a mapping": ("- a\n- b\n", "must be names and values"),
-    "broken yaml": ("a: [1\n", r"clustrix\.yml cannot be read"),
+    "broken yaml": ("a: [1\n", r"clustrix\.yml:2 is no YAML"),
     "bad target name": ("targets: {'a b': {}}\n", "not a name for a target"),
     "relative mount": ("mounts: [data]\n", "not a mount"),
 }

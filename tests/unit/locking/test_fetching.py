@@ -40,7 +40,7 @@ class Recorder:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clustrix.locking.fetching.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("clustrix.locking.fetching._PAUSE_SECONDS", 0)
 
 
 def locked(index: Index, *names: str, **changes: object) -> Lock:

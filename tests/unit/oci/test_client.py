@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import threading
 import time
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -391,10 +392,40 @@ def test_the_first_failure_stops_the_others():
             stopped.append(blob.size)
         return 1
 
-    with pytest.raises(RateLimited):
-        each(move, [Descriptor("", "", size) for size in (1, 2, 0, 3, 4, 5, 6, 7)], Recorder())
+    with Client() as client, pytest.raises(RateLimited):
+        each(move, [Descriptor("", "", size) for size in (1, 2, 0, 3, 4, 5, 6, 7)], Recorder(), client)
     assert len(running) < 7
     assert sorted(stopped) == sorted(running)
+
+
+def test_a_failure_wakes_those_who_wait_for_an_answer(fake, layout):
+    """One blob is refused while the others wait for a registry that says nothing; the client goes on afterwards."""
+    asked, released = threading.Event(), threading.Event()
+
+    def silent(handler):
+        asked.set()
+        released.wait(60)
+
+    data = [b"x" * size for size in (1, 2, 3)]
+    waits, fails, _ = (layout.put_blob(piece) for piece in data)
+    fake.fail("GET", waits.digest, silent)
+    with Client(insecure=[fake.host]) as client:
+        reference = at(fake)
+
+        def move(blob, bar):
+            if blob == fails:
+                assert asked.wait(30)
+                raise RateLimited("enough")
+            return client.fetch_blob(reference, blob, Layout(layout.path / "other"), bar)
+
+        try:
+            with pytest.raises(RateLimited):
+                each(move, [waits, fails], Recorder(), client)
+            assert not released.is_set()
+            assert fake.requests("GET").count(f"/v2/{reference.repository}/blobs/{waits.digest}") == 1
+            assert client.head(reference.with_digest(waits.digest)) is None
+        finally:
+            released.set()
 
 
 def test_credentials_do_not_follow_a_redirect(fake_registry, tmp_path, layout):
