@@ -12,6 +12,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,8 +83,9 @@ def build(cache_dir: Path) -> archive.Bundle:
     return made
 
 
-def _sources() -> dict[str, Path]:
-    """List the sources: name in the zip -> file here."""
+@cache
+def _sources() -> Mapping[str, Path]:
+    """List the sources: name in the zip -> file here. Once a process: a walk over them is a tenth of a call."""
     root = Path(clustrix.__file__).parent
     found = {f"{PRIVATE_NAME}.py": Path(source_of_cloudpickle())}
     for path in root.rglob("*.py"):
