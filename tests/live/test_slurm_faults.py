@@ -1,0 +1,177 @@
+# ruff: noqa: F811 - fixtures of another file
+"""What goes wrong during a map on SLURM, for real: workers, items and the controller."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clustrix import cluster, config, errors
+from clustrix.model.resources import Resources
+from clustrix.model.slices import share
+from tests.conformance.backends import LONG
+from tests.conformance.desk import by_value
+
+from .test_slurm import ROOT, cache, desk, line, placed  # noqa: F401 - fixtures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from clustrix.decorator import RemoteFunction
+    from clustrix.handle import JobArray
+    from clustrix.model.job import Placed
+    from tests.conformance.desk import Desk
+
+    from .beds import Bed
+
+pytestmark = pytest.mark.live
+
+
+def until(come_true: Callable[[], object], patience: float = LONG) -> None:
+    end = time.monotonic() + patience
+    while not come_true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def far(slurm_cluster: Bed, placed: Placed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Make remote functions of sources, at a target as people configure it."""
+    bed = slurm_cluster
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "ssh_config").write_text(
+        f"Host bed\n  HostName {bed.host}\n  Port {bed.port}\n  User {bed.user}\n  IdentityFile {bed.key}\n"
+        f"  IdentitiesOnly yes\n  UserKnownHostsFile {bed.known_hosts}\n"
+    )
+    (tmp_path / "clustrix.yml").write_text(
+        "targets:\n  hpc:\n    backend: slurm\n    host: bed\n"
+        f"    ssh_config: {tmp_path}/ssh_config\n    root: {ROOT}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config.load.cache_clear()
+
+    def make(source: str, **options: object) -> RemoteFunction[..., Any]:
+        return cluster(target="hpc", image=placed.location, **options)(by_value(source))
+
+    return make
+
+
+def test_three_of_a_thousand_fail_and_only_they_run_again(far: Callable[..., Any], desk: Desk) -> None:
+    source = """
+        import os
+        def work(place, x):
+            with open(place, "a") as file:
+                file.write(f"{x}\\n")
+            if x in (3, 500, 999) and not os.path.exists(place + ".mended"):
+                raise ValueError(x)
+            return x
+    """
+    place = f"{ROOT}/thousand-{time.monotonic_ns()}"
+    mount = {"mounts": [f"{ROOT}:{ROOT}"]}
+    array: JobArray = far(source, max_parallel=4, **mount).starmap((place, x) for x in range(1000))
+    found = list(array.results(timeout=LONG, return_exceptions=True))
+    assert {x for x, value in enumerate(found) if value == x} == set(range(1000)) - {3, 500, 999}
+    assert {x: (type(error), error.args) for x, error in array.failed.items()} == {
+        x: (ValueError, (x,)) for x in (3, 500, 999)
+    }
+    assert len(str(array.record.native_id).split()) == 1  # ONE sbatch
+    desk.transport.run(f"touch '{place}.mended'")
+    assert list(array.retry_failed().results(timeout=LONG)) == [3, 500, 999]
+    ran = desk.transport.run(f"cat '{place}'").stdout.split()
+    assert sorted(map(int, ran)) == sorted([*range(1000), 3, 500, 999])
+
+
+@pytest.mark.parametrize("how", ["killed", "memory"])
+def test_a_worker_that_is_ended_takes_one_item_with_it(desk: Desk, slurm_cluster: Bed, how: str) -> None:
+    source = """
+        import time
+        def work(x, deadly):
+            if x == 0:
+                if deadly:
+                    hoard = []
+                    while True:
+                        hoard.append(bytearray(10_000_000))
+                time.sleep(1000)
+            return x
+    """
+    items = [(x, how == "memory") for x in range(9)]
+    asked = Resources(memory_bytes=150 << 20)
+    array = desk.submit(source, items, workers=2, slices=share(9, 2), resources=asked)
+    if how == "killed":
+        store = desk.site.store
+        until(lambda: 0 in store.owners(array.record))
+        task = store.owners(array.record)[0]
+        # All of it at once, also who would write it down.
+        slurm_cluster.root(f"pkill -KILL -f 'jobs/{array.id.ulid}(/task.sh)? {task}$'")
+    found = list(array.results(timeout=LONG, return_exceptions=True))
+    assert found[1:] == list(range(1, 9))
+    assert type(found[0]) is (errors.OutOfMemory if how == "memory" else errors.Crashed)
+    assert list(array.failed) == [0]
+
+
+@contextlib.contextmanager
+def controller_away(bed: Bed, command: str = "true") -> Iterator[None]:
+    """Stop slurmctld, and start it again."""
+    bed.root("pkill -x slurmctld; while pgrep -x slurmctld; do sleep 0.1; done; " + command)
+    try:
+        yield
+    finally:
+        bed.root("slurmctld; until scontrol ping | grep -q UP; do sleep 0.2; done")
+
+
+def test_the_controller_is_away_during_a_map(desk: Desk, slurm_cluster: Bed) -> None:
+    source = """
+        import os, time
+        def wait(flag, trace, x):
+            with open(trace, "a") as file:
+                file.write(f"{x} ")
+            while not os.path.exists(flag):
+                time.sleep(0.1)
+            return x
+    """
+    place = f"{desk.root}/away-{time.monotonic_ns()}"
+    items = [(f"{place}.flag", f"{place}.trace", x) for x in range(4)]
+    array = desk.submit(source, items, workers=4, max_parallel=2)
+    until(lambda: desk.transport.run(f"wc -w <'{place}.trace'").stdout.split() == [b"2"])
+    with controller_away(slurm_cluster):
+        assert not array.wait(3)
+        with pytest.raises(errors.BackendError, match=r"SLURM does not answer: .+"):
+            desk.call("def one(): return 1")
+        desk.transport.run(f"touch '{place}.flag'")
+        until(lambda: len(array._course.ended) == 2)  # outcomes come without it
+    assert list(array.results(timeout=LONG)) == [0, 1, 2, 3]
+    assert sorted(desk.transport.run(f"cat '{place}.trace'").stdout.split()) == [b"0", b"1", b"2", b"3"]
+
+
+def test_more_tasks_than_an_array_may_have(desk: Desk, slurm_cluster: Bed) -> None:
+    """MaxArraySize caps the index."""
+    source = """
+        import os, time
+        def meet(directory, x):
+            os.makedirs(directory, exist_ok=True)
+            mark = f"{directory}/{x}"
+            open(mark, "w").close()
+            time.sleep(0.3)
+            present = len(os.listdir(directory))
+            os.remove(mark)
+            return x, present
+    """
+    limit = "sed -i s/^MaxArraySize=.*/MaxArraySize={}/ /etc/slurm/slurm.conf"
+    with controller_away(slurm_cluster, limit.format(3)):
+        pass
+    try:
+        items = [(f"{desk.root}/many-{time.monotonic_ns()}", x) for x in range(7)]
+        array = desk.submit(source, items, max_parallel=3)
+        found = list(array.results(timeout=LONG))
+        assert [x for x, _ in found] == list(range(7))
+        assert max(present for _, present in found) <= 3
+        assert len(str(array.record.native_id).split()) == 3
+        status = array.status()
+        assert (status.finished, status.failed) == (7, 0)
+    finally:
+        with controller_away(slurm_cluster, limit.format(1001)):
+            pass
