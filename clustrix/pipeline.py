@@ -291,6 +291,7 @@ def _task(ready: Prepared, spec: JobSpec, name: str, bundles: tuple[str, ...]) -
         code=bundles,
         cores=ready.settings.cores,
         requeue=spec.resources.requeue,
+        workdir=ready.target.site.job(spec.id.ulid).work,  # containers start elsewhere
     )
 
 
