@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from clustrix.watch import Course, Listener
 
 
-def stream(course: Course, over: Callable[[], bool], timeout: float | None, stream_to: TextIO) -> bool:
-    """Wait, and write output from the waiting thread: notebooks route what is printed by its thread."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+Wait = Callable[[Callable[[], bool], "float | None"], bool]
+"""Wait until something is the case or so many seconds have passed; tell whether it is."""
+
+
+@contextlib.contextmanager
+def showing(course: Course, stream_to: TextIO | None) -> Iterator[Wait]:
+    """Give a way to wait that shows output meanwhile, if it is given a stream.
+
+    The waiting thread writes: notebooks route what is printed by its thread.
+    """
+    if stream_to is None:
+        course.follow()
+        yield course.wait
+        return
     with course.listening() as listener:
         text = _Text(labelled=course.record.workers > 1)
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            in_time = course.wait(lambda: bool(listener.pieces) or over(), left)
-            _write(stream_to, text.take(listener))
-            if over() or not in_time:
-                _write(stream_to, text.take(listener) + text.rest())
-                return over()
+
+        def wait(over: Callable[[], bool], timeout: float | None) -> bool:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while True:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                in_time = course.wait(lambda: bool(listener.pieces) or over(), left)
+                _write(stream_to, text.take(listener))
+                if over() or not in_time:
+                    return over()
+
+        try:
+            yield wait
+        finally:
+            _write(stream_to, text.take(listener) + text.rest())
 
 
 def follow(course: Course, over: Callable[[], bool]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from clustrix.errors import ConfigError, JobCancelled, JobError, NotReady, OutOf
 from clustrix.model.job import EndKind, JobId, State
 from clustrix.model.outcome import OutcomeStatus
 from clustrix.stores.base import Ended
-from clustrix.watch import Course, Site, conclude, state_of
+from clustrix.watch import Course, Site, conclude, course_of, state_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobArray", "JobStatus", "Site", "attach", "survey"]
 
+_ANSWER = 30.0  # seconds that a target may take to say for the first time what has ended
 _AFTERMATH = 2.0  # seconds that a wrapper may take to say that memory ran out, after user code failed of it
 
 
@@ -51,7 +52,7 @@ def attach(
 
     ``retry(array, indices)`` is what `JobArray.retry_failed` calls.
     """
-    return JobArray(Course(record, site, key), retry=retry)
+    return JobArray(course_of(record, site, key), retry=retry)
 
 
 def survey(site: Site, records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus]:
@@ -124,17 +125,14 @@ class Job(Future[Any]):
 
     def wait(self, timeout: float | None = None, *, stream_to: TextIO | None = None) -> bool:
         """Wait until it has ended; False when the time is up first. ``stream_to`` shows the output meanwhile."""
-        course = self._course
-        course.follow()
-        if stream_to is None:
-            return course.wait(lambda: course.over_at(self.index), timeout)
-        return console.stream(course, lambda: course.over_at(self.index), timeout, stream_to)
+        with console.showing(self._course, stream_to) as wait:
+            return wait(lambda: self._course.over_at(self.index), timeout)
 
     def done(self) -> bool:
-        """Tell whether it has ended. The first time this asks the target."""
+        """Tell whether it is known to have ended. The first time this asks the target."""
         course = self._course
         course.follow()
-        course.wait(lambda: course.caught_up or course.over_at(self.index))
+        course.wait(lambda: course.caught_up or course.over_at(self.index), _ANSWER)
         return course.over_at(self.index)
 
     def running(self) -> bool:
@@ -254,13 +252,16 @@ class JobArray:
         self._course.follow()
 
         def values() -> Iterator[Any]:
-            for index in range(len(self)):
-                job = self[index]
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                error = job._end(left, stream_to)[1] if return_exceptions else None
-                yield error if error is not None else job.result(left, stream_to=stream_to)
-                # Values of a long map shall not pile up here.
-                self._jobs.pop(index, None)
+            with console.showing(self._course, stream_to) as wait:
+                for index in range(len(self)):
+                    job = self[index]
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    if not wait(lambda index=index: self._course.over_at(index), left):  # type: ignore[misc]
+                        raise FutureTimeout(f"item {index} of {self.id} has not ended within {timeout} s; it goes on")
+                    error = job.exception() if return_exceptions else None
+                    yield error if error is not None else job.result()
+                    # Values of a long map shall not pile up here.
+                    self._jobs.pop(index, None)
 
         return values()
 
@@ -279,17 +280,14 @@ class JobArray:
 
     def wait(self, timeout: float | None = None, *, stream_to: TextIO | None = None) -> bool:
         """Wait until all items have ended; False when the time is up first."""
-        course = self._course
-        course.follow()
-        if stream_to is None:
-            return course.wait(lambda: course.over, timeout)
-        return console.stream(course, lambda: course.over, timeout, stream_to)
+        with console.showing(self._course, stream_to) as wait:
+            return wait(lambda: self._course.over, timeout)
 
     def done(self) -> bool:
-        """Tell whether all items have ended. The first time this asks the target."""
+        """Tell whether all items are known to have ended. The first time this asks the target."""
         course = self._course
         course.follow()
-        course.wait(lambda: course.caught_up or course.over)
+        course.wait(lambda: course.caught_up or course.over, _ANSWER)
         return course.over
 
     @property

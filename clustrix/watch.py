@@ -9,6 +9,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from clustrix.errors import (
     AuthenticationFailed,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from clustrix.backends.base import Backend
-    from clustrix.model.job import JobRecord, TaskStatus
+    from clustrix.model.job import JobId, JobRecord, TaskStatus
     from clustrix.stores.base import RawOutcome, Store, Watch
 
 _log = logging.getLogger("clustrix")
@@ -91,10 +92,11 @@ class Course:
         """Tell whether one item has an outcome or an error."""
         return index in self.ended or index in self.lost
 
-    def follow(self) -> None:
-        """See to it that changes become known."""
+    def follow(self, *, afresh: bool = False) -> None:
+        """See to it that changes become known; ``afresh``, because output is wanted that was not before."""
+        self.trouble = None  # whatever it was, it is tried again
         if not self.over:
-            _follow(self)
+            _follow(self, afresh=afresh)
 
     def when_over(self, index: int, act: Callable[[], None]) -> None:
         """Call ``act`` once the item is over, at once if it is."""
@@ -115,8 +117,7 @@ class Course:
         with self.changed:
             while not over():
                 if self.trouble is not None:
-                    trouble, self.trouble = self.trouble, None
-                    raise trouble
+                    raise self.trouble
                 left = 60.0 if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -175,7 +176,7 @@ class Course:
         with self.changed:
             self.listeners.append(listener)
         try:
-            _follow(self, afresh=True)
+            self.follow(afresh=True)
             yield listener
         finally:
             with self.changed:
@@ -419,11 +420,21 @@ def _name(courses: Mapping[str, Course]) -> str:
     return str(first) if len(courses) == 1 else f"target {first.target}"
 
 
+_lock = threading.Lock()
+_courses: WeakValueDictionary[tuple[Site, JobId], Course] = WeakValueDictionary()
 _followers: dict[Site, _Follower] = {}
-_followers_lock = threading.Lock()
+
+
+def course_of(record: JobRecord, site: Site, key: bytes | None = None) -> Course:
+    """Give what this process knows of a job, the same to everybody who asks."""
+    with _lock:
+        course = _courses.get((site, record.id))
+        if course is None:
+            course = _courses[site, record.id] = Course(record, site, key)
+        return course
 
 
 def _follow(course: Course, *, afresh: bool = False) -> None:
-    with _followers_lock:
+    with _lock:
         follower = _followers.setdefault(course.site, _Follower(course.site))
     follower.add(course, afresh=afresh)

@@ -106,7 +106,9 @@ class Watch:
     def __iter__(self) -> Iterator[Ended | Output | None]:
         told = 0
         while True:
-            if self.closed.wait(0.01) or isinstance(self.site.broken, errors.TransportError):
+            if isinstance(self.site.broken, errors.TransportError):
+                raise self.site.broken
+            if self.closed.wait(0.01):
                 raise errors.ConnectionLost("gone")
             yield from (event for event in self.site.news[told:] if event.ulid in self.ulids)
             told = len(self.site.news)
@@ -183,6 +185,35 @@ def test_a_login_that_is_refused_is_told_and_may_work_later(site: Site) -> None:
     site.broken = None
     site.finish(0, 7, job.record)
     assert job.result(60) == 7
+
+
+def test_everybody_who_waits_is_told_of_it(site: Site) -> None:
+    array = attach(site, items=3)
+    told: queue.Queue[object] = queue.Queue()
+
+    def wait(index: int) -> None:
+        try:
+            told.put(array[index].result(60))
+        except errors.AuthenticationFailed as error:
+            told.put(error)
+
+    threads = [threading.Thread(target=wait, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    site.broken = errors.AuthenticationFailed("the password is wrong now")
+    assert all(isinstance(told.get(timeout=30), errors.AuthenticationFailed) for _ in threads)
+
+
+def test_two_handles_of_one_job_know_the_same(site: Site) -> None:
+    first = attach(site)
+    second = handle.attach(first.record, handle.Site(site, site, 0.0))  # type: ignore[arg-type]
+    called: queue.Queue[object] = queue.Queue()
+    for array in (first, second):
+        array.job().add_done_callback(called.put)
+    site.finish(0, 5, first.record)
+    assert {called.get(timeout=60), called.get(timeout=60)} == {first.job(), second.job()}
+    assert first.job().result() == second.job().result() == 5
 
 
 def test_a_scheduler_that_does_not_answer_loses_no_job(site: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,10 +297,12 @@ def test_output_of_several_tasks_comes_in_whole_lines(site: Site) -> None:
         for task, data in [(0, b"a"), (1, b"one\nt\xc3"), (0, b"b\n"), (1, b"\xa9wo"), (0, b"\xff\n")]:
             site.news.append(Output(ulid, task, data))
         site.finish(0, 1, array.record)
-        site.finish(1, 2, array.record)
 
     threading.Thread(target=talk).start()
-    assert list(array.results(timeout=60, stream_to=screen)) == [1, 2]
+    results = array.results(timeout=60, stream_to=screen)
+    assert next(results) == 1  # the second is waited for separately, and nothing is shown twice
+    site.finish(1, 2, array.record)
+    assert list(results) == [2]
     assert screen.getvalue() == "[1] one\n[0] ab\n[0] \ufffd\n[1] t\u00e9wo\n"
 
 
