@@ -49,7 +49,6 @@ class Desk:
     interpreter: Sequence[str] = (sys.executable,)
     wrap: Callable[[Sequence[str]], Sequence[str]] = tuple
     grace: float = 30.0
-    workdir: str | None = None
     site: handle.Site = field(init=False)
     sent: list[JobRecord] = field(default_factory=list)
 
@@ -90,7 +89,7 @@ class Desk:
             python=here.minor,
             implementation=here.implementation,
             abi=here.abi,
-            workdir=self.workdir,
+            workdir=paths.work,
         )
         argv = self.wrap((*self.interpreter, "-I", site.bundle(bundle.digest), paths.directory))
         spec = JobSpec(id=job, name=name, items=len(items), slices=slices, workers=count, argv=tuple(argv), **fields)

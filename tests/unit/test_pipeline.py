@@ -45,6 +45,7 @@ def test_a_call_is_recorded_before_it_is_submitted_and_its_value_comes_back(back
     assert spec.argv[:3] == ("run", "/env/bin/python", "-I")
     assert spec.argv[-1] == paths.directory
     said = task.read(files[paths.task])
+    assert said.workdir == paths.work
     assert (said.slices, said.workers, said.distributions) == (((0, 1),), 1, {"numpy": "1"})
     assert said.fingerprint is not None
     assert len(files[paths.key]) == 32
