@@ -29,6 +29,7 @@ class PlugIn:
 
 PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
     "schedulers": {
+        "pbs": PlugIn("clustrix.schedulers.pbs:Pbs"),
         "process": PlugIn("clustrix.schedulers.process:Process"),
         "sge": PlugIn("clustrix.schedulers.sge:Sge"),
         "slurm": PlugIn("clustrix.schedulers.slurm:Slurm"),
