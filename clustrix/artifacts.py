@@ -166,7 +166,9 @@ def build(order: Recipe, *, progress: Progress = SILENT, before: Callable[[], No
         return found
     if before is not None:
         before()
-    return maker.build(order, fetch(replace(order.lock, packages=maker.missing(order)), progress), progress=progress)
+    made = maker.build(order, fetch(replace(order.lock, packages=maker.missing(order)), progress), progress=progress)
+    fingerprints(order.lock)  # remembered, to compare with
+    return made
 
 
 def fetch(wanted: Lock, progress: Progress = SILENT) -> dict[str, Path]:
@@ -183,8 +185,7 @@ def fetch(wanted: Lock, progress: Progress = SILENT) -> dict[str, Path]:
 
 def fingerprints(wanted: Lock) -> Mapping[str, str] | None:
     """Give the fingerprint of every package of a lock by name; None where a wheel has never been here."""
-    name = wanted.digest.partition(":")[2]
-    known = records().get("fingerprints", name)
+    known = fingerprints_by_digest(wanted.digest)
     if known is not None:
         return known
     rows = {}
@@ -193,8 +194,13 @@ def fingerprints(wanted: Lock) -> Mapping[str, str] | None:
         if found is None:
             return None
         rows[package.name] = str(found["fingerprint"])
-    records().put("fingerprints", name, rows)
+    records().put("fingerprints", wanted.digest.partition(":")[2], rows)
     return rows
+
+
+def fingerprints_by_digest(lock_digest: str) -> Mapping[str, str] | None:
+    """Do what `fingerprints` does, for a lock that it was asked about before."""
+    return records().get("fingerprints", lock_digest.partition(":")[2])
 
 
 def existing(reference: str, *, minor: str, machine: str, insecure: tuple[str, ...] = ()) -> BuiltImage:

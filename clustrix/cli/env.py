@@ -111,13 +111,14 @@ def lock(
 @click.option("--deep", is_flag=True, help="Also hash every installed file, and name those that were altered.")
 @output.as_json
 def diff(other: str | None, *, deep: bool, as_json: bool) -> None:
-    """Compare what is installed here with its lock, a lock file, or what a job ran in. Ends with 1 if they differ.
+    """Compare what is installed here with its lock, a lock file, an image or a job. Ends with 1 if they differ.
 
     \b
     Examples:
       clustrix env diff                     with the lock that a call would use
       clustrix env diff pylock.toml
       clustrix env diff hpc/01J9ZK2M
+      clustrix env diff sha256:20cdbfa7     an image that was built here
       clustrix env diff --deep              also finds single altered files
     """
     from clustrix.worker import installed
@@ -157,7 +158,20 @@ def _expected(other: str | None) -> tuple[str, Mapping[str, str]]:
         result = _locked(other or "interpreter", None, "", ())
         artifacts.fetch(result.lock)
         return f"lock {result.lock.digest}", artifacts.fingerprints(result.lock) or {}
-    return _of_job(other)
+    return _of_image(other) if other.startswith("sha256:") else _of_job(other)
+
+
+def _of_image(digest: str) -> tuple[str, Mapping[str, str]]:
+    """Look up what went into an image that was built here, by the beginning of its digest."""
+    from clustrix import artifacts
+    from clustrix.cli.images import built
+    from clustrix.errors import ImageUnavailable
+
+    locks = {str(row["lock"]) for row in built() if str(row["config_digest"]).startswith(digest)}
+    known = artifacts.fingerprints_by_digest(locks.pop()) if len(locks) == 1 else None
+    if known is None:
+        raise ImageUnavailable(f"no image {digest} was built here", remedy="See: clustrix images")
+    return f"image {digest}", known
 
 
 def _of_job(name: str) -> tuple[str, Mapping[str, str]]:

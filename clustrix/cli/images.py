@@ -22,7 +22,7 @@ def command(*, as_json: bool) -> None:
     """
     from clustrix import config, target
 
-    images = _images(config.cache_directory() / "build" / "images")
+    images = built()
     site = target.of(config.load().resolve(config.LOCAL)).site
     venvs = _environments(Path(site.venvs))
     if as_json:
@@ -37,7 +37,11 @@ def command(*, as_json: bool) -> None:
         output.table(("environment", "lock"), [[row["path"], _short(row["lock"])] for row in venvs])
 
 
-def _images(directory: Path) -> list[dict[str, object]]:
+def built() -> list[dict[str, object]]:
+    """List what the builder remembers, the newest first."""
+    from clustrix import config
+
+    directory = config.cache_directory() / "build" / "images"
     rows = []
     for path in sorted(directory.glob("*.json"), key=lambda path: -path.stat().st_mtime):
         record = json.loads(path.read_bytes())

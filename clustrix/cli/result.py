@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clustrix.cli import output
+from clustrix.errors import ClustrixError
 
 if TYPE_CHECKING:
     from clustrix.handle import JobArray
@@ -86,8 +87,12 @@ def _explain(array: JobArray, errors: dict[int, BaseException]) -> None:
         output.note(f"{len(errors)} of {len(array)} items failed: {', '.join(map(str, list(errors)[:20]))}")
     elif errors:
         error = errors[0]
-        cause = f"{error.__cause__}\n" if error.__cause__ is not None else ""
-        output.note(f"{cause}error: {_summary(error) if cause else error}")
+        if error.__cause__ is not None:
+            output.note(f"{error.__cause__}\n{_summary(error)}")
+        elif isinstance(error, ClustrixError):
+            output.complain(error)
+        else:
+            output.note(_summary(error))
 
 
 def _write(value: object, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -66,6 +67,23 @@ def test_the_tutorial_runs_with_nothing_but_python(stranger: dict[str, str], tmp
     assert (function, state, items) == ("evaluate", "succeeded", "9")
     assert run(["clustrix", "result", job], stranger, tmp_path).stdout.count("'accuracy'") == 9
     assert "SVM, C=10: 0.9" in run(["clustrix", "logs", job], stranger, tmp_path).stdout
+
+
+@pytest.mark.live
+def test_one_altered_file_is_found(stranger: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    run(["pip", "install", "--quiet", "six==1.17.0"], stranger, tmp_path)
+    assert "no difference" in run(["clustrix", "env", "diff", "--deep"], stranger, tmp_path).stdout
+    where = run(["python", "-c", "import six; print(six.__file__)"], stranger, tmp_path).stdout.strip()
+    with Path(where).open("a") as file:
+        file.write("# altered\n")
+    # Its RECORD still says what it should be: only hashing the file tells.
+    run(["clustrix", "env", "diff"], stranger, tmp_path)
+    program = f"{stranger['PATH'].split(':')[0]}/clustrix"
+    argv = [program, "env", "diff", "--deep", "--json"]
+    done = subprocess.run(argv, env=stranger, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["differences"] == [{"package": "six", "difference": "changed: six.py"}]
 
 
 @pytest.mark.live

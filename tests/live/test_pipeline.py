@@ -183,6 +183,9 @@ def test_an_image_of_a_registry_is_used_by_digest(
     for job in jobs:
         status = json.loads(run(project, shell, *CLUSTRIX, "status", job["id"], "--json"))
         assert (status["image"], status["fingerprint"]) == (built["config_digest"], built["fingerprint"])
+    # In this Python six is not installed, and much else is.
+    differing = run(project, shell, *CLUSTRIX, "env", "diff", built["config_digest"][:19], "--json", status=1)
+    assert {"package": "six", "difference": "not installed here"} in json.loads(differing)["differences"]
     # The second was pushed to the repository of the target.
     assert built["config_digest"] in registry_manifest(registry, "jobs", str(built["lock"]))
     (project / "absent.py").write_text(f"from fit import f\nf.options(target='shop', image='{name}0')(3)\n")
