@@ -189,6 +189,8 @@ def _examine_root(target: Target, name: str) -> Iterator[Finding]:
 
 _COMMANDS = {
     "slurm": ("sbatch", "squeue", "scancel"),
+    "pbs": ("qsub", "qstat", "qdel"),
+    "sge": ("qsub", "qstat", "qdel"),
     "apptainer": ("apptainer", "singularity"),
 }
 

@@ -155,7 +155,7 @@ class ClusterConfig:
     target: str | None = _setting("text", "The target that calls go to when they do not name one.", scope="client")
     backend: str = _setting(
         "text",
-        "What runs jobs: `local` (this machine), `ssh` (processes of another machine), `slurm`.",
+        "What runs jobs: `local` (this machine), `ssh` (processes of another machine), `slurm`, `pbs` or `sge`.",
         "local",
         scope="host",
         aliases=("cluster_type",),
