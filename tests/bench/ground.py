@@ -132,3 +132,15 @@ def run(*argv: str | Path, **options: Any) -> str:
     if done.returncode:
         sys.exit(f"{' '.join(map(str, argv))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def peak_bytes(*argv: str | Path, **options: Any) -> int:
+    """Run a command to its end and give the highest resident set of any of its processes."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(list(map(str, argv)), stdout=output, stderr=output, **options)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            sys.exit(f"{' '.join(map(str, argv))}: exit {process.returncode}\n{output.read().decode()}")
+    return int(usage.ru_maxrss) * 1024

@@ -39,11 +39,18 @@ def write_pages(wheels: Path, site: Path) -> None:
         page = site / "simple" / name / "index.html"
         page.parent.mkdir(parents=True)
         links = (
-            f'<a href="/files/{html.escape(wheel.name)}#sha256={hashlib.sha256(wheel.read_bytes()).hexdigest()}">'
-            f"{html.escape(wheel.name)}</a><br>"
+            f'<a href="/files/{html.escape(wheel.name)}#sha256={_sha256(wheel)}">{html.escape(wheel.name)}</a><br>'
             for wheel in found
         )
         page.write_text("<!DOCTYPE html><html><body>" + "\n".join(links) + "</body></html>")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 class _Server(ThreadingHTTPServer):

@@ -13,6 +13,7 @@ from measure import Bar, Measure, Table, alternate, middle, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
     from ground import Ground
 
 OURS, DOCKER = "clustrix build", "docker build, uv"

@@ -47,9 +47,9 @@ def found(times: dict[str, list[float]], rows: int, versions: dict[str, str]) ->
     return Measure(
         "Capture",
         f"Learning what is installed, here {rows} distributions. In process is what a call of an `@cluster` function"
-        " pays once a process; unchanged is what it pays when an earlier process captured the same environment. The whole"
-        " process starts a Python and imports first, as `pip list` does; uv is a program of its own. Both lists leave"
-        " out where a package came from, which the capture reads too.",
+        " pays once a process; unchanged is what it pays when an earlier process captured the same environment. The"
+        " whole process starts a Python and imports first, as `pip list` does; uv is a program of its own. Both lists"
+        " leave out where a package came from, which the capture reads too.",
         [Table("capture", times)],
         [
             Bar("capture in process", middle(times, IN_PROCESS), 0.080, "s"),
