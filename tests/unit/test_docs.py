@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from clustrix import registry
 from clustrix.model.paths import JobPaths
 
 if sys.version_info >= (3, 11):
@@ -85,6 +86,15 @@ def test_the_architecture_is_that_of_the_house() -> None:
     files = re.findall(r"`([\w./]*(?:/|\.py))`", text)
     assert len(files) > 20
     assert not [file for file in files if not ((ROOT / file).exists() or (ROOT / "clustrix" / file).exists())]
+
+
+def test_the_readme_says_of_every_scheduler_how_far_it_is() -> None:
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    there = " ".join(what for what, state in rows if not state.startswith("not yet")).lower()
+    missing = " ".join(what for what, state in rows if state.startswith("not yet")).lower()
+    products = {"process": "bare hosts", "sge": "grid engine"}
+    names = [products.get(key, key) for key in (*registry.PLUG_INS["schedulers"], *registry.PLUG_INS["runtimes"])]
+    assert not [key for key in names if key.replace("venv", "virtual environment") not in there or key in missing]
 
 
 def test_every_file_of_a_job_is_explained() -> None:
