@@ -57,6 +57,7 @@ while :; do
 done
 """
 _FIND = r"""
+exec 3>&1
 said=$(qselect -x -N "$1" 2>&1 >&3)
 status=$?
 printf '%s\n' "$said" >&2

@@ -87,6 +87,8 @@ exit $status
 _UNREACHABLE = re.compile(r"unable to (send|contact|receive)|can't resolve|got select error|commlib|doesn't exist$")
 _NOTHING_ACCOUNTED = re.compile(r"not found|no jobs running|No such file|Permission denied", re.IGNORECASE)
 
+_NO_MESSAGE = "There are no messages available"
+
 # FAILED of accounting(5). 100: the job was ended by a signal that nobody but the scheduler sends to the whole of it.
 _LIMIT, _KILLED = 37, 100
 _REQUEUED = {24, 25}
@@ -123,7 +125,7 @@ class Sge:
             *(f"#$ {_option(name, value)}" for name, value in options.items()),
             "",
             # Outside of an array it is "undefined".
-            f"task=$(({offset} + {self.array_index}))" if tasks > 1 else f"task={offset}; unset SGE_TASK_ID",
+            f"task=$((SGE_TASK_ID + {offset} - 1))" if tasks > 1 else f"task={offset}; unset SGE_TASK_ID",
             f'exec >>{shlex.quote(paths.logs)}/"$task".out 2>&1',
             "trap : USR1 USR2 TERM",
             # Only a login shell is sure to know the module command.
@@ -374,8 +376,9 @@ def _details(text: str) -> tuple[dict[str, str], dict[tuple[str, int], str]]:
         for task, why in re.findall(r"^error reason +(\d+): +(.*)", block, re.MULTILINE):
             errors[number[1], int(task) - 1] = re.sub(r"^\S+ \S+ \[\d+:\d+\]: ", "", why)
         if info := re.search(r"^scheduling info: +(.*(?:\n +.*)*)", block, re.MULTILINE):
-            lines = [line.strip() for line in info[1].splitlines()]
-            reasons[number[1]] = "; ".join(dict.fromkeys(line for line in lines if line))
+            # What concerns this job alone comes last.
+            lines = dict.fromkeys(line.strip() for line in reversed(info[1].splitlines()))
+            reasons[number[1]] = "; ".join(line for line in lines if line and line != _NO_MESSAGE)
     return reasons, errors
 
 
@@ -415,7 +418,7 @@ def _failed(record: Mapping[str, str]) -> tuple[int, str]:
 def _ended(record: Mapping[str, str]) -> TaskStatus:
     code, words = _failed(record)
     status = int(record["exit_status"].split()[0])
-    number = status - 128 if 128 < status < 255 and code in {0, _LIMIT, _KILLED} else None  # noqa: PLR2004 - sh's
+    number = status - 128 if 128 < status <= 192 and code in {0, _LIMIT, _KILLED} else None  # noqa: PLR2004 - sh's
     kind = EndKind.EXITED if number is None else EndKind.SIGNALLED
     if code in {_LIMIT, _KILLED}:
         kind = _broken_limit(record) or (EndKind.TIME_LIMIT if code == _LIMIT else EndKind.CANCELLED)
