@@ -14,11 +14,15 @@ from clustrix import artifacts, config, placement
 from clustrix import target as targets
 from clustrix.bundle import code, worker
 from clustrix.errors import (
+    AuthenticationFailed,
     ConfigError,
+    DiskFull,
+    HostKeyError,
     JobCancelled,
     JobLost,
     NodeFailure,
     Preempted,
+    StoreError,
     SubmitRejected,
     UnsupportedResource,
 )
@@ -58,6 +62,16 @@ _RESOURCES = (
     "modules",
     "backend_options",
 )
+_NOT_ACCEPTED = (
+    SubmitRejected,
+    UnsupportedResource,
+    ConfigError,
+    StoreError,
+    DiskFull,
+    AuthenticationFailed,
+    HostKeyError,
+)
+"""Errors after which a job cannot be at its target; after any other it may be."""
 _SECOND_THOUGHT = 1.5  # seconds in which a second Ctrl-C leaves a job running
 
 
@@ -248,8 +262,8 @@ def _submit(
         journal.write(record)
         try:
             native_id = target.backend.submit(spec, record, files)
-        except (SubmitRejected, ConfigError, UnsupportedResource):
-            journal.remove(job)  # it was never accepted
+        except _NOT_ACCEPTED:
+            journal.remove(job)
             raise
     from clustrix.handle import attach  # while the job starts
 

@@ -78,7 +78,7 @@ def command(
 
 def planned(script: Path, environment: str) -> Plan:
     """Lock what a script asks for, for this machine; no lock where it is what is installed here."""
-    from clustrix import artifacts, config, target
+    from clustrix import artifacts, config
     from clustrix.capture import sources
     from clustrix.model.environment import Environment
     from clustrix.worker import installed
@@ -91,10 +91,15 @@ def planned(script: Path, environment: str) -> Plan:
     )
     if isinstance(found, Environment):
         return Plan(sources.INTERPRETER, None)
-    here = target.of(config.load().resolve(config.LOCAL)).platform
-    result = artifacts.lock(found, here, installed.interpreter().version)
     place = Path(found.directory, "uv.lock") if hasattr(found, "directory") else Path(found.path)
-    return Plan(str(place), result)
+    here = installed.platform()
+    if here is None:
+        output.note(
+            "clustrix: locks are for Linux with glibc, and this is none: the script itself runs among the packages "
+            f"of {sys.executable}, its calls in the environment of {place}"
+        )
+        return Plan(str(place), None)
+    return Plan(str(place), artifacts.lock(found, here, installed.interpreter().version))
 
 
 def tell(script: Path, target: str | None, plan: Plan, *, as_json: bool) -> None:

@@ -238,7 +238,10 @@ class ClusterConfig:
     backend_options: Mapping[str, object] = _setting("table", "Extras of the scheduler, by its own names.", {})
 
     # How it runs
-    max_parallel: int | None = _setting("number", "The most tasks of one map that run at a time.")
+    max_parallel: int | None = _setting(
+        "number",
+        "The most tasks of one map that run at a time. Unset: 32 on a scheduler, elsewhere as many as there are cores for.",
+    )
     retries: int = _setting(
         "number", "Start a call again so often when the machine failed under it, it was preempted, or it was lost.", 0
     )

@@ -26,7 +26,7 @@ class FakeBackend:
     """Compute every item at once, or end it as the next of ``ends`` says; refuse with ``refusal``."""
 
     ends: list[EndKind] = field(default_factory=list)
-    refusal: Exception | None = None
+    refusal: BaseException | None = None
     silence: Exception | None = None
     submitted: list[tuple[JobSpec, JobRecord, dict[str, Any]]] = field(default_factory=list)
     outcomes: dict[str, dict[int, RawOutcome]] = field(default_factory=dict)

@@ -11,13 +11,18 @@ import pytest
 
 from clustrix import catalogue, config, pipeline, placement
 from clustrix.errors import (
+    AuthenticationFailed,
     BackendError,
+    ClustrixError,
     ConfigError,
+    ConnectionLost,
+    DiskFull,
     EnvironmentMismatch,
     NodeFailure,
     OutOfMemory,
     SubmitRejected,
     UnknownJob,
+    UnsupportedResource,
 )
 from clustrix.executor import ClusterExecutor
 from clustrix.handle import JobArray
@@ -88,16 +93,20 @@ def test_retries_are_refused_where_nobody_waits(backend: fakes.FakeBackend) -> N
     assert not backend.submitted
 
 
-def test_a_refused_job_leaves_no_record(backend: fakes.FakeBackend) -> None:
-    backend.refusal = SubmitRejected("no such partition")
-    with pytest.raises(SubmitRejected):
+@pytest.mark.parametrize("kind", [SubmitRejected, UnsupportedResource, AuthenticationFailed, DiskFull])
+def test_a_refused_job_leaves_no_record(backend: fakes.FakeBackend, kind: type[ClustrixError]) -> None:
+    backend.refusal = kind("no")
+    with pytest.raises(kind):
         pipeline.submit(double, (1,), {}, {})
     assert Journal().list() == []
 
 
-def test_a_submission_whose_answer_was_lost_stays_recorded(backend: fakes.FakeBackend) -> None:
-    backend.refusal = BackendError("no answer")
-    with pytest.raises(BackendError):
+@pytest.mark.parametrize("kind", [BackendError, ConnectionLost, KeyboardInterrupt])
+def test_a_job_that_may_have_been_accepted_stays_recorded(
+    backend: fakes.FakeBackend, kind: type[BaseException]
+) -> None:
+    backend.refusal = kind("no answer")
+    with pytest.raises(kind):
         pipeline.submit(double, (1,), {}, {})
     assert [record.native_id for record in Journal().list()] == [None]
 
