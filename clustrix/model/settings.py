@@ -240,7 +240,7 @@ class ClusterConfig:
     # How it runs
     max_parallel: int | None = _setting(
         "number",
-        "The most tasks of one map that run at a time. Unset: 32 on a scheduler, elsewhere as many as there are cores for.",
+        "The most tasks of one map that run at a time. Unset: 32 on a scheduler, elsewhere what the cores allow.",
     )
     retries: int = _setting(
         "number", "Start a call again so often when the machine failed under it, it was preempted, or it was lost.", 0
