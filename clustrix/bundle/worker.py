@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 # What only a client does. The rest may be imported by user code inside a job.
 _CLIENT = frozenset(
     {"artifacts", "backends", "build", "bundle", "capture", "cli", "locking", "oci", "publish"}
-    | {"runtimes", "schedulers", "stores", "target", "transports"}
+    | {"placement", "runtimes", "schedulers", "stores", "target", "transports"}
 )
 _CONTRACTS = frozenset({"stores/__init__.py", "stores/base.py"})  # which handle.py names
 
 # Modules of users say `from clustrix import job`, inside a job too.
-_PIPELINE = b"""\
+_REFUSAL = b"""\
 from clustrix.errors import ConfigError
 
 
@@ -56,7 +56,7 @@ from clustrix.worker.__main__ import main
 sys.exit(main(sys.argv))
 """
 
-_WRITTEN = {"__main__.py": _MAIN, "clustrix/pipeline.py": _PIPELINE}
+_WRITTEN = {"__main__.py": _MAIN, "clustrix/catalogue.py": _REFUSAL, "clustrix/pipeline.py": _REFUSAL}
 
 # Bytecode depends on what an interpreter did before, so a new one makes it, in fixed order. The hash of the source is
 # not checked when it is loaded: both lie in one file.
