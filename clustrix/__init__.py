@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clustrix.handle import JobArray as JobArray
     from clustrix.model.image import Image as Image
     from clustrix.model.settings import ClusterConfig as ClusterConfig
+    from clustrix.worker.preemption import on_preempt as on_preempt
 
 _HOMES = {
     "ClusterConfig": "clustrix.model.settings",
@@ -25,6 +26,7 @@ _HOMES = {
     "configure": "clustrix.config",
     "job": "clustrix.catalogue",
     "jobs": "clustrix.catalogue",
+    "on_preempt": "clustrix.worker.preemption",
 }
 __version__ = "0.1.0"
 

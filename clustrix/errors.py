@@ -319,7 +319,9 @@ class OutOfMemory(JobError):
 
 
 class TimeLimit(JobError):
-    """The job ran into its time limit."""
+    """The job ran into its time limit; ``checkpoint`` is what its `on_preempt` hook returned, if it had one."""
+
+    checkpoint: object = None
 
 
 class NodeFailure(JobError):
@@ -327,7 +329,9 @@ class NodeFailure(JobError):
 
 
 class Preempted(JobError):
-    """The scheduler took the job's place away."""
+    """The scheduler took the job's place away; ``checkpoint`` is what its `on_preempt` hook returned, if it had one."""
+
+    checkpoint: object = None
 
 
 class JobCancelled(JobError):

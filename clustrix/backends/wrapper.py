@@ -5,6 +5,9 @@ memory ran out is read from the cgroup of this process, before and after: ``memo
 https://docs.kernel.org/admin-guide/cgroup-v2.html) or ``memory.oom_control`` (v1). A runtime whose processes live in
 another cgroup says it instead: it writes a word of `clustrix.model.job.EndKind` to the file ``$CLUSTRIX_NOTE``.
 
+SIGXCPU says that the time limit is near; whoever sends it (a scheduler, ahead of the limit) writes nothing down. The
+worker is told by SIGTERM if user code has something to save (`clustrix.worker.preemption`).
+
 A cgroup may be shared with strangers, so a kill counts against a task only if the task has failed, too: an outcome
 that is a value comes before all this.
 """
@@ -27,7 +30,8 @@ case $$n in ''|*[!0-9]*) echo "usage: task.sh NUMBER" >&2; exit 64;; esac
 CLUSTRIX_NATIVE_ID="$native_id"
 CLUSTRIX_NOTE=$ends/$$n.note
 export CLUSTRIX_NATIVE_ID CLUSTRIX_NOTE
-rm -f $ends/"$$n".json "$$CLUSTRIX_NOTE"
+late=$ends/$$n.late hook=$ends/$$n.hook
+rm -f $ends/"$$n".json "$$CLUSTRIX_NOTE" "$$late" "$$hook"
 
 oom_kills() {
   while IFS=: read -r hierarchy controllers path; do
@@ -50,8 +54,12 @@ before=$$(oom_kills)
 cd $work || exit 66
 $argv "$$n" >>$logs/"$$n".out 2>&1 </dev/null &
 child=$$!
+told=
 # A command in the background ignores INT (POSIX), so it is told to terminate.
-trap 'kill -TERM $$child 2>/dev/null' TERM INT HUP
+leave() { told=1; kill -TERM $$child 2>/dev/null; }
+trap leave TERM INT HUP
+# The time limit is near. Who has something to save begins now; others may still come to their end.
+trap ': >"$$late"; [ ! -e "$$hook" ] || leave' XCPU
 for signal in USR1 USR2; do trap "kill -$$signal $$child 2>/dev/null" $$signal; done
 while :; do
   wait $$child
@@ -70,8 +78,9 @@ if [ $$code -gt 128 ] && [ $$code -le 192 ]; then
 fi
 if [ "$$(oom_kills)" -gt "$$before" ]; then kind=out-of-memory; fi
 if [ -s "$$CLUSTRIX_NOTE" ]; then read -r kind <"$$CLUSTRIX_NOTE"; fi
+if [ $$code -ne 0 ] && [ -n "$$told" ] && [ -e "$$late" ]; then kind=time-limit; fi
 if [ $$code -ne 0 ] && [ -e $cancelled ]; then kind=cancelled; fi
-rm -f "$$CLUSTRIX_NOTE"
+rm -f "$$CLUSTRIX_NOTE" "$$late" "$$hook"
 printf '{"kind": "%s", "exit_code": %s, "signal": %s, "node": "%s"}\\n' \\
   "$$kind" $$exit_code $$number "$$(uname -n | tr -dc 'A-Za-z0-9._-')" >$ends/"$$n.$$$$.new" &&
   mv -f $ends/"$$n.$$$$.new" $ends/"$$n".json

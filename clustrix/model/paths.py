@@ -151,6 +151,14 @@ class JobPaths:
         """Place the end of one task; scripts pass a shell variable."""
         return f"{self.ends}/{task}.json"
 
+    def late(self, task: int | str) -> str:
+        """Mark that the time of a task is nearly over: an empty file, written outside the container."""
+        return f"{self.ends}/{task}.late"
+
+    def hook(self, task: int | str) -> str:
+        """Mark that user code wants to be told when it is: an empty file, written inside."""
+        return f"{self.ends}/{task}.hook"
+
     def log(self, task: int | str) -> str:
         """Place the output of one task; scripts pass a shell variable."""
         return f"{self.logs}/{task}.out"

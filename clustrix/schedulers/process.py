@@ -126,7 +126,7 @@ run() {
     trap 'kill $$sleeper; exit' TERM
     wait $$sleeper
     kill -0 $$$$ 2>/dev/null || exit
-    echo time-limit >$ends/"$$1".note
+    : >$ends/"$$1".late
     kill -TERM $$task
     round=0
     while kill -0 $$task 2>/dev/null && [ $$round -lt 25 ]; do sleep 0.2; round=$$((round + 1)); done

@@ -121,6 +121,7 @@ _NEVER = re.compile(
     r"|(?:Assoc|QOS)Max\w+Per(?:Job|Node)\w*"
 )
 
+_WARNING = 60
 _NOWHERE = "/dev/null"
 _FORMAT = "%F|%K|%T|%S|%N|%r"
 _SQUEUE = ("env", "SLURM_BITSTR_LEN=0", "SLURM_TIME_FORMAT=%s", "squeue", "--noheader", "--states=all")
@@ -290,6 +291,7 @@ def _resources(asked: Resources) -> dict[str, object]:
         options[name] = None if value is True else value
     if "requeue" not in options:
         options["no-requeue"] = None
+    options.setdefault("signal", f"B:XCPU@{_warning(asked.time)}")
     return options
 
 
@@ -335,6 +337,11 @@ def _clock(length: timedelta) -> str:
     seconds = -(-length // timedelta(seconds=1))
     days, seconds = divmod(seconds, 86_400)
     return f"{days}-{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _warning(limit: timedelta | None) -> int:
+    """Give the seconds before its time limit at which a job's wrapper is told that it is near."""
+    return _WARNING if limit is None else min(_WARNING, max(1, limit // timedelta(seconds=10)))
 
 
 def _queued(text: str) -> Iterator[tuple[str, int, TaskStatus]]:

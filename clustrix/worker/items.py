@@ -12,9 +12,9 @@ from contextlib import suppress
 from types import GeneratorType, ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from clustrix.errors import ClustrixError, StoreError, Unpicklable, UserExit
+from clustrix.errors import ClustrixError, Preempted, StoreError, TimeLimit, Unpicklable, UserExit
 from clustrix.model.outcome import Failure, Outcome, OutcomeStatus
-from clustrix.worker import code, environment
+from clustrix.worker import code, environment, preemption
 from clustrix.worker.outcome import seal
 from clustrix.worker.payload import Payload, Sink
 
@@ -37,6 +37,7 @@ class Runner:
         self._task = task
         self._paths = paths
         self._bundles = bundles
+        self._number = number
         with open(paths.key, "rb") as file:
             self._key = file.read()
         self._function: Callable[..., object] | None = None
@@ -67,7 +68,7 @@ class Runner:
             self._refuse(index, started, self._refusal)
             return
         try:
-            value = self._compute(index)
+            value = self._compute(index, started)
         except StoreError as error:
             self._refuse(index, started, error)
         except SystemExit as error:
@@ -113,14 +114,38 @@ class Runner:
             except OSError as error:
                 raise StoreError(f"the working directory cannot be entered: {error}", remedy="Mount it.") from error
 
-    def _compute(self, index: int) -> object:
+    def _compute(self, index: int, started: float) -> object:
         if self._broken is not None:
             raise self._broken
         args, kwargs = self._payload.item(index)
         assert self._function is not None  # noqa: S101 - _prepare has set it
-        value = self._function(*args, **kwargs)
-        # A generator cannot travel, what it yields can.
-        return iter(list(value)) if isinstance(value, GeneratorType) else value
+        preemption.begin(self._paths, self._number, lambda hook, late: self._leave(index, started, hook, late=late))
+        try:
+            value = self._function(*args, **kwargs)
+            # A generator cannot travel, what it yields can.
+            return iter(list(value)) if isinstance(value, GeneratorType) else value
+        finally:
+            preemption.end()
+
+    def _leave(self, index: int, started: float, hook: Callable[[], object], *, late: bool) -> None:
+        """Let user code save its work; write down that this was its end, unless it is to be started again."""
+        from reprlib import repr as shortened
+
+        kind, why = (TimeLimit, "its time was nearly over") if late else (Preempted, "its place was taken away")
+        cause: BaseException | None = None
+        checkpoint: object = None
+        try:
+            checkpoint = hook()
+            said = f"returned {shortened(checkpoint)}"
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises
+            cause = error
+            said = f"raised {type(error).__name__}: {error}"
+        remedy = "Start it again from there, or ask for more with time=." if late else "`retries=` starts it again."
+        end = kind(f"{self._task.function_name} ended because {why}; its on_preempt hook {said}", remedy=remedy)
+        end.checkpoint = checkpoint
+        print(f"clustrix: {end.message}", file=sys.stderr, flush=True)
+        if late or not self._task.requeue:
+            self._fail(index, started, end, cause or end)
 
     def _exit(self, error: SystemExit) -> UserExit:
         code: object = error.code

@@ -125,15 +125,18 @@ def _error(outcome: Outcome, value: bytes, job_id: str | None, log_tail: str | N
         return kind(failure.message)
     text = _remote_text(outcome, failure, job_id)
     error = _rebuild(value) if outcome.value_sha256 is not None else None
-    if isinstance(error, errors.UserExit):
+    if isinstance(error, errors.UserExit | errors.TimeLimit | errors.Preempted):
         error.job_id, error.index, error.log_tail = job_id, outcome.index, log_tail
+        error.remote_traceback = text if failure.type != f"{type(error).__module__}.{type(error).__name__}" else None
         return error
     if error is not None:
         tail = f"\nLast lines of its output:\n{log_tail.rstrip()}" if log_tail else ""
         error.__cause__ = RemoteTraceback(text + tail)
         return error
-    return errors.JobFailed(
-        f"{failure.type}: {failure.message}",
+    kind = _error_class(failure.type) if failure.type.startswith(errors.__name__) else errors.JobFailed
+    kind = kind if issubclass(kind, errors.JobError) else errors.JobFailed
+    return kind(
+        failure.message if kind is not errors.JobFailed else f"{failure.type}: {failure.message}",
         job_id=job_id,
         index=outcome.index,
         remote_traceback=text,

@@ -164,6 +164,24 @@ def test_a_time_limit_is_kept(desk: Desk, stubborn: bool) -> None:
     assert desk.call("def one(): return 1", resources=Resources(time=timedelta(seconds=60))).result(LONG) == 1
 
 
+def test_what_a_hook_saves_before_the_time_limit_arrives(desk: Desk) -> None:
+    source = """
+        import time
+        def train(place):
+            import clustrix
+            clustrix.on_preempt(lambda: place)
+            time.sleep(1000)
+    """
+    job = desk.call(source, "step 7", resources=Resources(time=timedelta(seconds=2)))
+    with pytest.raises(errors.TimeLimit, match="on_preempt hook returned 'step 7'") as caught:
+        job.result(LONG)
+    assert caught.value.checkpoint == "step 7"
+    deadline = time.monotonic() + LONG
+    while not (ends := desk.site.store.ends(job.record)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ends[0].kind is EndKind.TIME_LIMIT
+
+
 @pytest.mark.proves("partition or queue", "local venv", refused="UnsupportedResource")
 @pytest.mark.proves("account", "local venv", refused="UnsupportedResource")
 @pytest.mark.proves("several nodes", "local venv", refused="UnsupportedResource")

@@ -20,6 +20,7 @@ PUBLIC = {
     "configure",
     "job",
     "jobs",
+    "on_preempt",
 }
 
 

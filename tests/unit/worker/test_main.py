@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -254,3 +256,87 @@ def test_a_full_disk_is_told(site, tmp_path):
     outcome = site.verified(paths)
     assert outcome.status is OutcomeStatus.ERROR
     assert "the result of value cannot be written" in outcome.failure.message
+
+
+def saving(directory, how):
+    import clustrix
+
+    @clustrix.on_preempt
+    def save():
+        Path(directory, "saved").write_text("7")
+        if how == "broken":
+            raise OSError("the disk is full")
+        return threading.Lock() if how == "unpicklable" else {"step": 7}
+
+    if how == "forks" and os.fork() == 0:
+        time.sleep(1000)  # a process of user code's own is not asked to save
+    Path(directory, "ready").touch()
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize("how", ["late", "early", "unpicklable", "broken", "forks"])
+def test_user_code_that_is_told_to_leave_saves_its_work(site, tmp_path, how):
+    paths = site.submit(saving, [(str(tmp_path), how), (str(tmp_path), how)])
+    Path(paths.ends).mkdir()
+    worker = started(site, paths, tmp_path)
+    assert Path(paths.hook(0)).exists()
+    if how != "early":
+        Path(paths.late(0)).touch()
+    told(worker, group=how == "forks")
+    kind = errors.Preempted if how == "early" else errors.TimeLimit
+    with pytest.raises(kind) as caught:
+        site.read(paths)
+    assert caught.value.checkpoint == (None if how in {"unpicklable", "broken"} else {"step": 7})
+    assert (caught.value.job_id, caught.value.index) == ("local/TEST", 0)
+    assert ("OSError: the disk is full" in str(caught.value)) == (how == "broken")
+    assert ('raise OSError("the disk is full")' in str(caught.value)) == (how == "broken")
+    assert not Path(paths.outcome(1)).exists()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "requeue", "requeue-late"])
+def test_who_is_cancelled_saves_nothing_and_who_is_queued_again_has_not_ended(site, tmp_path, how):
+    paths = site.submit(saving, [(str(tmp_path), how)], requeue=how != "cancelled")
+    Path(paths.ends).mkdir()
+    worker = started(site, paths, tmp_path)
+    if how != "requeue":
+        Path(paths.late(0) if how == "requeue-late" else paths.cancelled).touch()
+    told(worker)
+    assert Path(tmp_path, "saved").exists() == (how != "cancelled")
+    assert Path(paths.outcome(0)).exists() == (how == "requeue-late")
+
+
+def hooked(value):
+    import clustrix
+
+    clustrix.on_preempt(lambda: value)
+    return value
+
+
+def test_a_hook_is_for_one_call(site, tmp_path):
+    paths = site.submit(hooked, [(1,), (2,)])
+    Path(paths.ends).mkdir()
+    assert site.run(paths).returncode == 0
+    assert (site.read(paths, 0), site.read(paths, 1)) == (1, 2)
+    assert not Path(paths.hook(0)).exists()
+    assert hooked(3) == 3  # outside of a job nothing is kept
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def started(site, paths, directory):
+    worker = subprocess.Popen(site.argv(paths), start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not Path(directory, "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return worker
+
+
+def told(worker, *, group=False):
+    """Send it the signal twice, as it comes from several sides; it ends as by the signal."""
+    for _ in range(2):
+        (os.killpg if group else os.kill)(worker.pid, signal.SIGTERM)
+    assert worker.wait(60) == 128 + signal.SIGTERM
+    with contextlib.suppress(ProcessLookupError):
+        while group:
+            os.killpg(worker.pid, 0)
+            time.sleep(0.01)
