@@ -46,6 +46,8 @@ ROWS = {
         "array with failed items",
         "array beyond the limit",
         "fewer tasks than items",
+        "failed items run again alone",
+        "a worker dies during a map",
         "max_parallel",
         "many small results",
     ),

@@ -155,7 +155,7 @@ class Backends:
         assert [x for x, _ in found] == list(range(9))
         assert len({pid for _, pid in found}) <= 2
 
-    @pytest.mark.proves("max_parallel")
+    @pytest.mark.proves("a worker dies during a map")
     def test_what_a_dead_worker_has_not_begun_is_done_by_the_others(self, desk: Desk) -> None:
         source = """
             import os
@@ -181,6 +181,7 @@ class Backends:
         ran = desk.transport.run(f"cat '{trace}'").stdout.split()
         assert sorted(map(int, ran)) == sorted([*range(9), 1])
 
+    @pytest.mark.proves("max_parallel")
     def test_max_parallel(self, desk: Desk) -> None:
         source = """
             import os, time

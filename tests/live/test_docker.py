@@ -156,6 +156,7 @@ def test_nothing_belongs_to_root(room: Room, tmp_path: Path) -> None:
     assert (found.st_uid, found.st_gid) == (12345, 12346)
 
 
+@pytest.mark.proves("memory limit", "docker", "podman")
 def test_memory_is_enforced_and_its_end_has_a_name(room: Room, cache: Path) -> None:
     desk = desk_of(room, cache, memory_bytes=64 << 20)
     with pytest.raises(errors.OutOfMemory, match="memory="):
@@ -209,6 +210,7 @@ def test_the_wrapper_tells_a_kill_for_memory_from_others(
     assert (end.kind, end.signal) == (kind, signal_number)
 
 
+@pytest.mark.proves("lost job", "docker", "podman")
 def test_no_container_outlives_its_task(room: Room, cache: Path) -> None:
     desk = desk_of(room, cache)
     desk.site = dataclasses.replace(desk.site, grace=1.0)

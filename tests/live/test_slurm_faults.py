@@ -60,6 +60,8 @@ def far(slurm_cluster: Bed, placed: Placed, tmp_path: Path, monkeypatch: pytest.
     return make
 
 
+@pytest.mark.proves("array with failed items", "slurm")
+@pytest.mark.proves("failed items run again alone", "slurm")
 def test_three_of_a_thousand_fail_and_only_they_run_again(far: Callable[..., Any], desk: Desk) -> None:
     source = """
         import os
@@ -85,6 +87,7 @@ def test_three_of_a_thousand_fail_and_only_they_run_again(far: Callable[..., Any
     assert sorted(map(int, ran)) == sorted([*range(1000), 3, 500, 999])
 
 
+@pytest.mark.proves("a worker dies during a map", "slurm")
 @pytest.mark.parametrize("how", ["killed", "memory"])
 def test_a_worker_that_is_ended_takes_one_item_with_it(desk: Desk, slurm_cluster: Bed, how: str) -> None:
     source = """
@@ -123,6 +126,7 @@ def controller_away(bed: Bed, command: str = "true") -> Iterator[None]:
         bed.root("slurmctld; until scontrol ping | grep -q UP; do sleep 0.2; done")
 
 
+@pytest.mark.proves("server restart", "slurm")
 def test_the_controller_is_away_during_a_map(desk: Desk, slurm_cluster: Bed) -> None:
     source = """
         import os, time
@@ -147,6 +151,7 @@ def test_the_controller_is_away_during_a_map(desk: Desk, slurm_cluster: Bed) -> 
     assert sorted(desk.transport.run(f"cat '{place}.trace'").stdout.split()) == [b"0", b"1", b"2", b"3"]
 
 
+@pytest.mark.proves("array beyond the limit", "slurm")
 def test_more_tasks_than_an_array_may_have(desk: Desk, slurm_cluster: Bed) -> None:
     """MaxArraySize caps the index."""
     source = """

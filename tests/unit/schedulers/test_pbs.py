@@ -60,6 +60,14 @@ def brief(status: TaskStatus) -> tuple[Any, ...]:
     return (status.state, end.kind, number) if number is not None else (status.state, end.kind)
 
 
+@pytest.mark.proves("success", "pbs", recorded=True)
+@pytest.mark.proves("segfault", "pbs", recorded=True)
+@pytest.mark.proves("kill -9", "pbs", recorded=True)
+@pytest.mark.proves("time limit", "pbs", recorded=True)
+@pytest.mark.proves("memory limit", "pbs", recorded=True)
+@pytest.mark.proves("cancel running", "pbs", recorded=True)
+@pytest.mark.proves("cancel queued", "pbs", recorded=True)
+@pytest.mark.proves("unsatisfiable request", "pbs", recorded=True)
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -115,6 +123,7 @@ def test_what_a_status_tells_beside_the_state() -> None:
     assert "it never ran" in unborn.end.message
 
 
+@pytest.mark.proves("why it waits", "pbs", recorded=True)
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -135,6 +144,7 @@ FAILED_7 = (State.FAILED, EndKind.EXITED, 7)
 GONE = (State.CANCELLED, EndKind.CANCELLED)
 
 
+@pytest.mark.proves("array with failed items", "pbs", recorded=True)
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -175,6 +185,7 @@ def test_known_jobs_beside_an_unknown_one() -> None:
         Pbs().parse_status(asked("qstat_mixed_known_unknown_json"), [completed("qstat_mixed_known_unknown_json")])
 
 
+@pytest.mark.proves("server restart", "pbs", recorded=True)
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -284,6 +295,7 @@ def test_accepted() -> None:
         Pbs().parse_submit(Completed(0, b"hello\n", b""))
 
 
+@pytest.mark.proves("refusal in the scheduler's words", "pbs", recorded=True)
 @pytest.mark.parametrize(
     ("name", "words"),
     [
