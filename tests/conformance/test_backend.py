@@ -164,6 +164,7 @@ def test_a_time_limit_is_kept(desk: Desk, stubborn: bool) -> None:
     assert desk.call("def one(): return 1", resources=Resources(time=timedelta(seconds=60))).result(LONG) == 1
 
 
+@pytest.mark.proves("work saved before the end", "local venv")
 def test_what_a_hook_saves_before_the_time_limit_arrives(desk: Desk) -> None:
     source = """
         import time

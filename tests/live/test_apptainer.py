@@ -145,6 +145,7 @@ def test_an_image_file_is_used_as_it_is(room: Room, host: SSH, tmp_path: Path) -
         Apptainer().ensure(Artifact(sif="/nowhere/x.sif"), host, room.site, progress=SILENT)
 
 
+@pytest.mark.proves("image unavailable", "ssh host", refused="ImageUnavailable")
 def test_an_image_that_is_only_in_a_registry(
     room: Room, host: SSH, bridge_registry: Registry, base_reference: str
 ) -> None:

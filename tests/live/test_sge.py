@@ -112,6 +112,8 @@ def test_exit_codes_that_mean_something_to_sge(desk: Desk) -> None:
 
 
 @pytest.mark.proves("refusal in the scheduler's words", "sge")
+@pytest.mark.proves("partition or queue", "sge")
+@pytest.mark.proves("account", "sge")
 def test_what_sge_refuses(desk: Desk) -> None:
     for resources, words in (
         (Resources(queue="nope"), 'requests unknown queue "nope"'),
@@ -148,6 +150,7 @@ def test_a_job_in_the_error_state_says_why(desk: Desk, sge_cluster: Bed) -> None
 
 @pytest.mark.proves("cancel queued", "sge")
 @pytest.mark.proves("why it waits", "sge")
+@pytest.mark.proves("scheduler's own options", "sge")
 def test_cancelled_while_waiting_and_while_running(desk: Desk, line: SSH) -> None:
     array = desk.submit(REST, [()] * 6, max_parallel=1)
     assert next(array.logs(follow=True))

@@ -138,6 +138,7 @@ def test_node_failure(desk: Desk, slurm_cluster: Bed) -> None:
 
 
 @pytest.mark.proves("unsatisfiable request", "slurm")
+@pytest.mark.proves("partition or queue", "slurm")
 def test_a_job_that_can_never_run(desk: Desk) -> None:
     asked = Resources(partition="short", time=timedelta(minutes=30))
     with pytest.raises(errors.Unschedulable, match="more time than its partition gives"):
