@@ -49,8 +49,8 @@ class Stranger:
         for directory in (self.scratch, self.project):
             directory.mkdir(parents=True)
         (self.project / ".git").mkdir()
-        known = ("PATH", "LANG", "SSL_CERT_FILE", "DOCKER_HOST", "UV_CACHE_DIR")
-        self.variables = {name: os.environ[name] for name in known if name in os.environ}
+        known = ("PATH", "LANG", "SSL_", "DOCKER_HOST", *(() if index else ("UV_", "PIP_")))
+        self.variables = {name: value for name, value in os.environ.items() if name.startswith(known)}
         self.variables |= {
             "HOME": str(self.home),
             "CLUSTRIX_HOME": str(self.home / ".clustrix"),
@@ -105,6 +105,13 @@ class Stranger:
             time.sleep(0.05)
         found += [f"process {line}" for line in running.values()]
         return found + [f"container {name}" for name in self.containers()]
+
+    def forget_images(self) -> None:
+        """Take the images that were built here out of the engine, if it has them."""
+        records = self.state.glob("cache/build/images/*.json")
+        digests = [json.loads(path.read_bytes())["image"]["config_digest"] for path in records]
+        if digests and shutil.which("docker"):
+            subprocess.run(["docker", "rmi", "--force", *digests], capture_output=True, check=False)
 
     def processes(self, but: tuple[int, ...] = ()) -> dict[int, str]:
         """List what runs with this home, by process id."""

@@ -109,8 +109,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
 
 @pytest.fixture
 def ground(index: Index, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Ground]:
+    stranger = Stranger(tmp_path / "stranger", index)
     with contextlib.ExitStack() as stack:
-        yield Ground(Stranger(tmp_path / "stranger", index), index, tmp_path, request.getfixturevalue, stack)
+        yield Ground(stranger, index, tmp_path, request.getfixturevalue, stack)
+    stranger.forget_images()
 
 
 # --- locks ----------------------------------------------------------------------------------------
@@ -180,16 +182,18 @@ def _(it: Ground) -> Said:
 # --- Pythons and bases ----------------------------------------------------------------------------
 
 
+BARE = {path: what for path, what in DEBIAN.items() if "python" not in path}
+
+
 @row("base-without-python", errors.BaseImageError, "has no Python", "Use a base with Python")
 def _(it: Ground) -> Said:
-    files = {path: what for path, what in DEBIAN.items() if "python" not in path}
-    base = make_base(it.place / "base", (files,))
+    base = make_base(it.place / "base", (BARE,))
     return it.stranger("build", "--lock", it.stranger.locked("tiny"), "--base", base)
 
 
 @row("base-with-another-minor", errors.BaseImageError, "no Python 3.11", "3.12.2", "--base")
 def _(it: Ground) -> Said:
-    base = make_base(it.place / "base", ({**DEBIAN, "usr/bin/python3.12": python("3.12.2"), "usr/bin/python3.11": "nowhere"},))
+    base = make_base(it.place / "base", ({**BARE, "usr/bin/python3.12": python("3.12.2")},))
     return it.stranger("build", "--lock", it.stranger.locked("tiny"), "--base", base)
 
 
