@@ -56,9 +56,10 @@ class Line(_Process):
         # A real client is one process; here the other side's are ours as well. TERM first: streams end by it.
         if self.alive():
             self.end()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 self._process.wait(self._host.patience)
-            self.kill()
+            except subprocess.TimeoutExpired:
+                self.kill()
         super().close()
 
     def returncode(self) -> int | None:
