@@ -213,7 +213,9 @@ def _resources(asked: Resources, *, array: bool) -> Iterator[tuple[str, object]]
     whole: dict[str, object] = {} if asked.time is None else {"walltime": _clock(asked.time)}
     _add("select", chunk, given.pop("select", {}))
     _add("l", whole, given.pop("l", {}))
-    yield from (("q", asked.queue), ("A", asked.account))
+    for name, option in (("queue", "q"), ("account", "A")):
+        if (value := getattr(asked, name)) is not None:
+            yield option, one_line(name, value)
     yield "l", "select=1:" + ":".join(f"{name}={value}" for name, value in chunk.items())
     yield from (("l", f"{name}={value}") for name, value in whole.items())
     # PBS wants arrays to be rerunnable; a subjob that it started a second time would find its work taken, and leave.
@@ -265,7 +267,7 @@ def _add(option: str, to: dict[str, object], extras: object) -> None:
 
 def _option(name: str, value: object) -> str:
     """Write an option as qsub reads a line of them: in quotes, within which nothing is special."""
-    if value is None or value == "":
+    if value == "":
         return f"-{name}"
     text = one_line(name, value)
     if re.fullmatch(r"[\w.,:/@=+*~%^\[\]-]+", text, re.ASCII):

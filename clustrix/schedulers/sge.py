@@ -240,8 +240,8 @@ def _resources(asked: Resources) -> dict[str, object]:
     names = {name: _plain(name, given.pop(name, default)) for name, default in _NAMES.items()}
     requests = _requests(asked, names, given.pop("l", {}))
     options: dict[str, object] = {
-        "q": asked.queue,
-        "P": asked.account,
+        "q": None if asked.queue is None else _plain("queue", asked.queue),
+        "P": None if asked.account is None else _plain("account", asked.account),
         "pe": (names["parallel_environment"], asked.cores) if asked.cores > 1 else None,
         "l": ",".join(f"{_plain('l', name)}={_plain(name, value)}" for name, value in requests.items()) or None,
     }

@@ -93,6 +93,7 @@ def record(ssh: SSH, bed: beds.Bed) -> dict[str, Any]:
     keep("unknown among others", "99999", ended[0])
     named = submit("-N", "cx.unique", "-h", "-t", "1-3")
     found["find"] = {
+        "id": named,
         "waiting array": ask(("sh", "-c", sge.find_argv(spec("cx.unique"))[2], "sh", "cx.unique")),
         "nobody": ask(("sh", "-c", sge.find_argv(spec("nope"))[2], "sh", "cx.nope")),
     }
