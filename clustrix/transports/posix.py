@@ -332,12 +332,14 @@ class PosixTransport(abc.ABC):
     def _warm_up(self) -> None:
         spare = None
         # Whatever fails here fails again, and is told, in the call that needs the shell.
-        with contextlib.suppress(TransportError, OSError):
-            spare = self._start()
-        with self._changed:
-            self._spare = spare
-            self._warming = False
-            self._changed.notify_all()
+        try:
+            with contextlib.suppress(TransportError, OSError):
+                spare = self._start()
+        finally:
+            with self._changed:
+                self._spare = spare
+                self._warming = False
+                self._changed.notify_all()
 
 
 @contextlib.contextmanager

@@ -26,8 +26,10 @@ class Line(_Process):
     def __init__(self, argv: list[str], host: Host) -> None:
         super().__init__(argv)
         self._host = host
+        self._asked = False  # the shell that waits ahead is let alone
 
     def write(self, data: bytes) -> None:
+        self._asked = True
         if self._host.budget is not None:
             allowed, self._host.budget = data[: self._host.budget], self._host.budget - len(data)
             if self._host.budget < 0:
@@ -38,7 +40,7 @@ class Line(_Process):
         super().write(data)
 
     def read(self) -> bytes:
-        if self._host.receive is not None:
+        if self._host.receive is not None and self._asked:
             data = self._stdout.read(1 << 16)
             self._host.receive -= len(data)
             if self._host.receive < 0:
