@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Mapping
@@ -92,7 +93,13 @@ def source(image: Image, directory: Path, *, script: Path | None = None) -> Sour
 
 
 def lock(
-    found: Source, platform: Platform, python: str, *, requirements: tuple[str, ...] = (), refresh: bool = False
+    found: Source,
+    platform: Platform,
+    python: str,
+    *,
+    requirements: tuple[str, ...] = (),
+    refresh: bool = False,
+    progress: Progress = SILENT,
 ) -> LockResult:
     """Lock a source, or give the lock that the same question was answered with before."""
     name = key(_FORMAT, _identity(found), str(platform), python, requirements)
@@ -104,9 +111,9 @@ def lock(
             pass
     from clustrix import locking
 
-    result = locking.lock(
-        found, platform, python, cache=cache_directory() / "locking", requirements=requirements, refresh=refresh
-    )
+    cache = cache_directory() / "locking"
+    with contextlib.closing(progress.start("lock", None)):
+        result = locking.lock(found, platform, python, cache=cache, requirements=requirements, refresh=refresh)
     records().put("locks", name, dump(result))
     return result
 

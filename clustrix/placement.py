@@ -115,7 +115,7 @@ def _lock_of_host(target: Target, image: Image) -> LockResult:
     found = artifacts.source(image, Path.cwd())
     here = installed.interpreter()
     python = here.version if target.here else here.minor
-    result = artifacts.lock(found, target.platform, python, requirements=image.requirements)
+    result = artifacts.lock(found, target.platform, python, requirements=image.requirements, progress=progress)
     if artifacts.fingerprints(result.lock) is None:
         _say_size("environment", result)
         artifacts.fetch(result.lock, progress)
@@ -134,7 +134,8 @@ def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockR
         image.base or settings.base, minor=minor, machine=target.machine, insecure=insecure, progress=progress
     )
     source = artifacts.source(image, Path.cwd())
-    result = artifacts.lock(source, base.platform, base.python(minor)[1].version, requirements=image.requirements)
+    python = base.python(minor)[1].version
+    result = artifacts.lock(source, base.platform, python, requirements=image.requirements, progress=progress)
     order = artifacts.recipe(image, result.lock, base)
     built = artifacts.build(order, progress=progress, before=lambda: _say_size("image", result)).image
     if settings.registry:

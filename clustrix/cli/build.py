@@ -100,7 +100,7 @@ def _order(
     bytecode: bool,
     insecure_registry: bool,
 ) -> Order:
-    from clustrix import artifacts, config
+    from clustrix import artifacts, config, placement
     from clustrix.publish import destination, registry_of
     from clustrix.target import machine_of, this_machine
     from clustrix.worker import installed
@@ -130,12 +130,14 @@ def _order(
         minor=minor,
         machine=machine_of(wanted) if wanted else this_machine(),
         insecure=insecure,
+        progress=placement.progress,
     )
     result = artifacts.lock(
         artifacts.source(image, Path.cwd()),
         on.platform,
         on.python(minor)[1].version,
         requirements=image.requirements,
+        progress=placement.progress,
     )
     return Order(result, artifacts.recipe(image, result.lock, on, bytecode=bytecode), outputs, destinations)
 
@@ -172,7 +174,7 @@ def _has_tag(text: str) -> bool:
     return ":" in rest.rpartition("/")[2]
 
 
-def _publish(place: Destination, built: BuildResult) -> dict[str, object]:
+def _publish(place: Destination, built: BuildResult) -> dict[str, Any]:
     from clustrix import artifacts, placement
 
     sent = place.publish(built.image, artifacts.layout(), progress=placement.progress)
@@ -203,9 +205,7 @@ def _tell_plan(order: Order, *, as_json: bool) -> None:
     output.facts({**data, "to_pack": to_pack, "outputs": ", ".join(order.outputs) or "the local cache"})
 
 
-def _tell(
-    order: Order, built: BuildResult, published: list[dict[str, object]], *, as_json: bool, verified: bool
-) -> None:
+def _tell(order: Order, built: BuildResult, published: list[dict[str, Any]], *, as_json: bool, verified: bool) -> None:
     image = built.image
     data: dict[str, object] = {
         "config_digest": image.config_digest,
@@ -227,5 +227,5 @@ def _tell(
         return
     output.facts({**data, "verified": "yes, built twice" if verified else None})
     for row in published:
-        sent = "was there" if row["unchanged"] else f"{row['uploaded_bytes']} bytes sent"
+        sent = "was there" if row["unchanged"] else f"{output.size(row['uploaded_bytes'])} sent"
         click.echo(f"output  {row['reference']} ({sent})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,13 +32,14 @@ def command(*, as_json: bool) -> None:
     if not images and not venvs:
         output.note("nothing was built here yet")
     if images:
-        columns = ("config_digest", "python", "platform", "lock", "layer_bytes")
-        output.table(columns, [[_short(row[name]) for name in columns] for row in images])
+        columns = ("config_digest", "python", "platform", "lock")
+        rows = [[*(_short(row[name]) for name in columns), output.size(row["layer_bytes"])] for row in images]
+        output.table((*columns, "own layers"), rows)
     if venvs:
         output.table(("environment", "lock"), [[row["path"], _short(row["lock"])] for row in venvs])
 
 
-def built() -> list[dict[str, object]]:
+def built() -> list[dict[str, Any]]:
     """List what the builder remembers, the newest first."""
     from clustrix import config
 

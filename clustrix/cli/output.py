@@ -59,11 +59,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def facts(data: Mapping[str, object]) -> None:
-    """Print names and values, one a line; what is not known is left out."""
+    """Print names and values, one a line; what is not known is left out, and bytes get a unit."""
     width = max((len(name) for name in data), default=0)
     for name, value in data.items():
         if value is not None and value != "":
-            click.echo(f"{name.ljust(width)}  {value}")
+            text = size(value) if name.endswith("_bytes") and isinstance(value, int) else value
+            click.echo(f"{name.removesuffix('_bytes').ljust(width)}  {text}")
+
+
+def size(amount: int) -> str:
+    """Write an amount of bytes for people."""
+    from rich.filesize import decimal
+
+    return decimal(amount)
 
 
 def note(text: str) -> None:

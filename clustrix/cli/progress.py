@@ -5,27 +5,23 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from clustrix.cli.output import on_terminal
+from clustrix.cli.output import on_terminal, size
 from clustrix.model.progress import SILENT, Bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
 
 
 class _Row:
-    def __init__(self, screen: RichProgress, task: TaskID, *, items: int | None) -> None:
+    def __init__(self, screen: RichProgress, task: TaskID) -> None:
         self._screen = screen
         self._task = task
-        self._items = items
-        self._done = 0
 
     def advance(self, amount: int) -> None:
-        self._done += amount
-        text = f"{self._done}/{self._items}" if self._items else _bytes(self._done)
-        self._screen.update(self._task, advance=amount, amount=text)
+        self._screen.update(self._task, advance=amount)
 
     def close(self) -> None:
         self._screen.remove_task(self._task)
@@ -39,14 +35,18 @@ class Screen:
 
     def start(self, stage: str, total: int | None) -> Bar:
         """Begin a stage."""
-        task = self._screen.add_task(stage, total=total, amount="")
-        return _Row(self._screen, task, items=total if stage.startswith("map ") else None)
+        return _Row(self._screen, self._screen.add_task(stage, total=total))
 
 
-def _bytes(amount: int) -> str:
-    from rich.filesize import decimal
-
-    return decimal(amount)
+def _amount(task: Task) -> str:
+    """Say how far a stage is: items of a map, else bytes and how many of them a second."""
+    done, total = int(task.completed), task.total
+    if task.description.startswith("map "):
+        return f"{done}/{int(total or 0)}"
+    if not done:
+        return ""
+    speed = task.speed
+    return size(done) + (f" of {size(int(total))}" if total else "") + (f", {size(int(speed))}/s" if speed else "")
 
 
 @contextlib.contextmanager
@@ -58,15 +58,15 @@ def shown() -> Iterator[None]:
         yield
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
+    from rich.text import Text
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-        TimeElapsedColumn(),
-    )
+    class Amount(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(_amount(task))
+
+    columns = (TextColumn("{task.description}"), BarColumn(), Amount(), TimeElapsedColumn())
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as screen:
         placement.progress = Screen(screen)
         try:

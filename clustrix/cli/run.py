@@ -78,8 +78,9 @@ def command(
 
 def planned(script: Path, environment: str) -> Plan:
     """Lock what a script asks for, for this machine; no lock where it is what is installed here."""
-    from clustrix import artifacts, config
+    from clustrix import artifacts, config, placement
     from clustrix.capture import sources
+    from clustrix.cli.progress import shown
     from clustrix.model.environment import Environment
     from clustrix.worker import installed
 
@@ -99,7 +100,10 @@ def planned(script: Path, environment: str) -> Plan:
             f"of {sys.executable}, its calls in the environment of {place}"
         )
         return Plan(str(place), None)
-    return Plan(str(place), artifacts.lock(found, here, installed.interpreter().version))
+    with shown():
+        return Plan(
+            str(place), artifacts.lock(found, here, installed.interpreter().version, progress=placement.progress)
+        )
 
 
 def tell(script: Path, target: str | None, plan: Plan, *, as_json: bool) -> None:
