@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from clustrix.model.progress import Progress
     from clustrix.model.settings import ClusterConfig
     from clustrix.target import Target
+
+_TRUSTED_SECONDS = 10.0
+"""For so long after an environment was seen nobody asks again whether it stands: calls in a row ask once."""
 
 progress: Progress = SILENT
 """What draws the progress of this process; the command line sets it."""
@@ -96,6 +100,18 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
 
 
 def _ensured(target: Target, artifact: Artifact) -> Placed:
+    """Put what cannot change under its name in place, unless it was seen there a moment ago; a SIF's path can."""
+    name = artifact.image.config_digest if artifact.image else artifact.lock.digest if artifact.lock else None
+    known = target.standing.get(name) if name else None
+    if known is not None and time.monotonic() - known[0] < _TRUSTED_SECONDS:
+        return known[1]
+    placed = _ensured_now(target, artifact)
+    if name:
+        target.standing[name] = time.monotonic(), placed
+    return placed
+
+
+def _ensured_now(target: Target, artifact: Artifact) -> Placed:
     try:
         return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
     except ImageUnavailable:

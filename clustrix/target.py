@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from clustrix.backends.base import Backend
     from clustrix.handle import Site
-    from clustrix.model.job import JobRecord
+    from clustrix.model.job import JobRecord, Placed
     from clustrix.runtimes.base import Runtime
     from clustrix.stores.base import Store
     from clustrix.transports.base import Transport
@@ -220,6 +220,11 @@ class Target:
         """Open the runtime."""
         opened: Runtime = registry.load("runtimes", self.runtime_name)()
         return opened
+
+    @cached_property
+    def standing(self) -> dict[str, tuple[float, Placed]]:
+        """Hold what was seen in place here, by digest: when (`time.monotonic`), and where."""
+        return {}
 
     @cached_property
     def backend(self) -> Backend:
