@@ -160,7 +160,7 @@ def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockR
 
 
 def _refuse_other_python(image: BuiltImage) -> None:
-    """Refuse before anything is queued what the worker would refuse (FEATURES A4)."""
+    """Refuse before anything is queued what the worker would refuse."""
     here = installed.interpreter().minor
     if image.python is not None and image.python != here:
         raise EnvironmentMismatch(

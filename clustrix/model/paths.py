@@ -124,7 +124,7 @@ class JobPaths:
         return f"{self.directory}/logs"
 
     def outcome(self, index: int) -> str:
-        """Place the metadata of one item's outcome (result.json of FEATURES F3)."""
+        """Place the metadata of one item's outcome."""
         return f"{self.outcomes}/{index}.json"
 
     def value(self, index: int) -> str:
