@@ -9,16 +9,17 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from clustrix.oci.layout import disk_full
-from clustrix.oci.manifest import canonical
-
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def key(*parts: object) -> str:
     """Name whatever is determined by ``parts`` (JSON values)."""
-    return hashlib.sha256(canonical(parts)).hexdigest()
+    return hashlib.sha256(_json(parts)).hexdigest()
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 class Records:
@@ -38,10 +39,12 @@ class Records:
         """Write a record, whole or not at all; raises `DiskFull`."""
         place = self._directory / kind / f"{name}.json"
         temporary = place.with_name(f".{os.getpid()}-{secrets.token_hex(8)}")
+        from clustrix.oci.layout import disk_full  # not for those who only look
+
         with disk_full(self._directory):
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                temporary.write_bytes(canonical(record))
+                temporary.write_bytes(_json(record))
                 temporary.replace(place)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ entry_points.txt, the specifications beside it. Paths of a plan are below the en
 from __future__ import annotations
 
 import base64
-import configparser
 import csv
 import hashlib
 import io
@@ -240,6 +239,8 @@ def _headers(text: bytes) -> dict[str, list[str]]:
 
 
 def _scripts(filename: str, text: str) -> tuple[Script, ...]:
+    import configparser  # not for those who only find an environment in place
+
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign] # names are case-sensitive
     parser.read_string(text)
