@@ -19,6 +19,7 @@ from clustrix.bundle import worker
 from clustrix.errors import ConnectionLost
 from clustrix.model.job import JobId, JobRecord, JobSpec, new_ulid
 from clustrix.model.paths import SitePaths
+from clustrix.model.resources import Resources
 from clustrix.stores.directory import DirectoryStore
 from clustrix.worker import installed, payload, task
 
@@ -89,6 +90,7 @@ class Desk:
             python=here.minor,
             implementation=here.implementation,
             abi=here.abi,
+            requeue=fields.get("resources", Resources()).requeue,
             workdir=paths.work,
         )
         argv = self.wrap((*self.interpreter, "-I", site.bundle(bundle.digest), paths.directory))
