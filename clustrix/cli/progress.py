@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 from clustrix.cli.output import on_terminal, size
@@ -16,26 +18,44 @@ if TYPE_CHECKING:
 
 
 class _Row:
-    def __init__(self, screen: RichProgress, task: TaskID) -> None:
+    def __init__(self, screen: Screen, task: TaskID) -> None:
         self._screen = screen
         self._task = task
 
     def advance(self, amount: int) -> None:
-        self._screen.update(self._task, advance=amount)
+        self._screen.drawn.update(self._task, advance=amount)
 
     def close(self) -> None:
-        self._screen.remove_task(self._task)
+        self._screen.end(self._task)
 
 
 class Screen:
-    """Draw one line a running stage, with bytes and speed (`clustrix.model.progress.Progress`)."""
+    """Draw one line a running stage, with bytes and speed (`clustrix.model.progress.Progress`).
 
-    def __init__(self, screen: RichProgress) -> None:
-        self._screen = screen
+    Nothing is drawn, and the streams of this process are its own, while no stage runs.
+    """
+
+    def __init__(self, drawn: RichProgress) -> None:
+        self.drawn = drawn
+        self._running: set[TaskID] = set()
+        self._lock = threading.Lock()
 
     def start(self, stage: str, total: int | None) -> Bar:
         """Begin a stage."""
-        return _Row(self._screen, self._screen.add_task(stage, total=total))
+        with self._lock:
+            task = self.drawn.add_task(stage, total=total)
+            self._running.add(task)
+            self.drawn.start()
+        return _Row(self, task)
+
+    def end(self, task: TaskID) -> None:
+        """End a stage, if it has not ended."""
+        with self._lock:
+            if task in self._running:
+                self._running.remove(task)
+                self.drawn.remove_task(task)
+                if not self._running:
+                    self.drawn.stop()
 
 
 def _amount(task: Task) -> str:
@@ -67,9 +87,17 @@ def shown() -> Iterator[None]:
             return Text(_amount(task))
 
     columns = (TextColumn("{task.description}"), BarColumn(), Amount(), TimeElapsedColumn())
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as screen:
-        placement.progress = Screen(screen)
-        try:
-            yield
-        finally:
-            placement.progress = SILENT
+    # What is printed meanwhile goes above the lines that are drawn, if it goes to the terminal at all.
+    drawn = RichProgress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+        redirect_stderr=True,
+    )
+    placement.progress = Screen(drawn)
+    try:
+        yield
+    finally:
+        placement.progress = SILENT
+        drawn.stop()
