@@ -325,6 +325,7 @@ def test_more_that_cannot_be_said(value: str) -> None:
         script(queue=value)
 
 
+@pytest.mark.proves("several nodes", "sge", refused="UnsupportedResource")
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [

@@ -125,6 +125,7 @@ def test_whatever_is_one_line_stays_one_value(value: str) -> None:
     assert shlex.split(load) == ["module", "load", value, "||", "exit"]
 
 
+@pytest.mark.proves("several nodes", "slurm", refused="UnsupportedResource")
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [
