@@ -177,7 +177,7 @@ def test_deleted_by_somebody_else(desk: Desk, line: SSH) -> None:
     line.run(f"qdel {queued.record.native_id} {running.record.native_id}")
     with pytest.raises(errors.JobCancelled, match="failed 100"):
         running.result(LONG)
-    with pytest.raises(errors.JobLost):
+    with pytest.raises(errors.JobLost):  # qacct never hears of a job that did not run
         queued.result(LONG)
 
 
@@ -234,7 +234,9 @@ def test_the_master_is_away_for_a_while(desk: Desk, sge_cluster: Bed) -> None:
         desk.transport.run(f"touch '{flag}'")
         assert job.result(LONG) == 5  # nobody needs the scheduler for it
     finally:
-        sge_cluster.root(". /etc/profile.d/sge.sh; /usr/sbin/sge_qmaster")
+        # Left alone, the execution daemon would notice after half a minute.
+        restart = "/usr/sbin/sge_qmaster && pkill -KILL -x sge_execd; sleep 0.5; /usr/sbin/sge_execd"
+        sge_cluster.root(f". /etc/profile.d/sge.sh; {restart}")
     assert desk.call(ONE).result(LONG) == 1
 
 

@@ -189,7 +189,7 @@ def test_known_jobs_beside_an_unknown_one() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("server_down_qstat", "cannot connect to server"),  # rc 255 is not "gone"
+        ("server_down_qstat", "PBS does not answer: Connection refused"),  # rc 255 is not "gone"
         ("other_user_qstat_hidden", "says nothing of"),  # rc 0, and no Jobs
         ("history_off_qstat_x", "not configured to maintain job history"),
     ],
@@ -404,6 +404,7 @@ def test_what_cannot_be_said_is_refused_by_name(name: str, value: str) -> None:
         script(**asked)
 
 
+@pytest.mark.proves("several nodes", "pbs", refused="UnsupportedResource")
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [
