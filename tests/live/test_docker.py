@@ -117,6 +117,26 @@ class TestDockerJobs(Backends):
         desk.clear()
 
 
+@pytest.mark.column("podman")
+class TestPodmanJobs:
+    """What of the suite may differ between two engines that are driven by the same command line."""
+
+    @pytest.fixture
+    def desk(self, podman_room: Room, cache: Path) -> Iterator[Desk]:
+        Path(podman_room.site.root).mkdir()
+        desk = desk_of(podman_room, cache)
+        yield desk
+        desk.clear()
+
+    test_value = Backends.test_value
+    test_exception = Backends.test_exception_has_its_own_type_and_says_where_it_was_raised
+    test_other_ends = Backends.test_other_ends
+    test_output = Backends.test_output_shows_while_the_job_runs
+    test_cancel = Backends.test_cancel_ends_every_process
+    test_hostile_names = Backends.test_hostile_names
+    test_variables = Backends.test_variables_and_the_working_directory
+
+
 @pytest.fixture(params=["docker", "podman"])
 def room(request: pytest.FixtureRequest) -> Room:
     found: Room = request.getfixturevalue(f"{request.param}_room")
