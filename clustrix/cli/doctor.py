@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from clustrix.model.settings import ClusterConfig
+    from clustrix.schedulers.base import Dialect
     from clustrix.target import Target
 
 
@@ -187,22 +188,23 @@ def _examine_root(target: Target, name: str) -> Iterator[Finding]:
     yield Finding(f"{name}: root", "ok", f"{target.site.root}{free}", None)
 
 
-_COMMANDS = {
-    "slurm": ("sbatch", "squeue", "scancel"),
-    "pbs": ("qsub", "qstat", "qdel"),
-    "sge": ("qsub", "qstat", "qdel"),
-    "apptainer": ("apptainer", "singularity"),
-}
-
-
 def _examine_commands(target: Target, name: str) -> Iterator[Finding]:
-    for what, commands in _COMMANDS.items():
-        if what not in {target.config.backend, target.runtime_name}:
+    """Look for every command of the scheduler, and for one of the runtime's."""
+    from clustrix import registry
+    from clustrix.target import PLAIN
+
+    dialect: Dialect = registry.load("schedulers", PLAIN if target.plain else target.config.backend)()
+    needs = (
+        (target.config.backend, dialect.commands, len(dialect.commands)),
+        (target.runtime_name, target.runtime.commands, 1),
+    )
+    for what, commands, least in needs:
+        if not commands:
             continue
         asked = " ".join(f"command -v {command} || echo no {command};" for command in commands)
         said = target.transport.run(asked).stdout.decode(errors="replace").split("\n")
         found = [line for line in said if line.startswith("/")]
-        enough = bool(found) if what == "apptainer" else len(found) == len(commands)
+        enough = len(found) >= least
         yield Finding(
             f"{name}: {what}",
             "ok" if enough else "fail",

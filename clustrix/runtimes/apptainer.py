@@ -164,6 +164,7 @@ class Apptainer:
 
     needs = Need.SIF
     enforces_memory = False
+    commands = ("apptainer", "singularity")
 
     def ensure(self, artifact: Artifact, transport: Transport, site: SitePaths, *, progress: Progress) -> Placed:
         """See that the SIF stands at the target, and make it there from blobs or by digest from a registry.

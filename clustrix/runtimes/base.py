@@ -46,6 +46,8 @@ class Runtime(Protocol):
 
     needs: Need
     enforces_memory: bool
+    commands: tuple[str, ...]
+    """The commands of which the target must have one, if any."""
 
     def ensure(self, artifact: Artifact, transport: Transport, site: SitePaths, *, progress: Progress) -> Placed:
         """Put the environment in place. Idempotent, safe beside another client doing the same.

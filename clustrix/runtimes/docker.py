@@ -98,6 +98,7 @@ class Docker:
     needs = Need.OCI
     enforces_memory = True
     name = "docker"
+    commands: tuple[str, ...] = ("docker",)
     _host = "${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null)}"
     _facts = "cpus {{.NCPU}} swap {{.SwapLimit}} {{.SecurityOptions}}"
     # Whichever process inside it was.
@@ -231,6 +232,7 @@ class Podman(Docker):
     """Run with Podman, which needs no daemon."""
 
     name = "podman"
+    commands = ("podman",)
     _host = "${CONTAINER_HOST:-}"
     _facts = "cpus {{.Host.CPUs}} swap true {{if .Host.Security.Rootless}}rootless{{end}}"
     # Podman does not always notice; the first process inside does.

@@ -71,6 +71,7 @@ class Venv:
 
     needs = Need.LOCK
     enforces_memory = False
+    commands: tuple[str, ...] = ()
 
     def ensure(self, artifact: Artifact, transport: Transport, site: SitePaths, *, progress: Progress) -> Placed:
         """Make the environment unless it is there: one round trip if it is, two if not.
