@@ -33,7 +33,7 @@ class _Verbatim:
 def python(made: str) -> str:
     """Describe every name of ``clustrix`` that is no error."""
     parts = [PYTHON.format(made=made)]
-    for name in ("cluster", *sorted(clustrix._HOMES.keys() - {"cluster"}, key=str.lower)):
+    for name in ("cluster", *sorted(clustrix._HOMES.keys() - {"cluster"}, key=lambda word: (word.lower(), word))):
         thing = getattr(clustrix, name)
         parts += _class(name, thing) if isinstance(thing, type) else [f"## {name}", _documented(name, thing)]
         if name == "cluster":
