@@ -171,7 +171,8 @@ def _refuse_other_python(image: BuiltImage) -> None:
 
 def _say_size(what: str, result: LockResult) -> None:
     """Tell that something is made that takes a while."""
-    say(f"making the {what} of {len(result.lock.packages)} packages, once")
+    number = len(result.lock.packages)
+    say(f"making the {what} of {number} package{'s' if number != 1 else ''}, once")
 
 
 _said: set[str] = set()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _FORMAT = "1"
 """Part of a stamp: raise it whenever a capture holds more or other things."""
 
+OURS = "clustrix-beside"
+"""The name of an empty file in directories of sys.path that hold clustrix and what it needs, and are no environment."""
+
 _NUMBER = r"(0|[1-9][0-9]*)"
 _CANONICAL = re.compile(
     rf"({_NUMBER}!)?{_NUMBER}(\.{_NUMBER})*((a|b|rc){_NUMBER})?(\.post{_NUMBER})?(\.dev{_NUMBER})?(\+[a-z][a-z0-9]*)?"
@@ -99,7 +102,8 @@ def import_paths() -> list[str]:
     own = {"", os.getcwd(), os.path.dirname(os.path.abspath(main)) if main else ""}
     wanted = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
     wanted.update(installed.site_directories())
-    return [path for path in dict.fromkeys(sys.path) if path in wanted or path not in own]
+    found = [path for path in dict.fromkeys(sys.path) if path in wanted or path not in own]
+    return [path for path in found if not os.path.exists(os.path.join(path, OURS))]
 
 
 def _distribution(found: installed.Metadata, conda: frozenset[str], site: frozenset[str]) -> Distribution | None:

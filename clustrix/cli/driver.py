@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import clustrix
+from clustrix.capture.packages import OURS
 from clustrix.errors import ClustrixError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def beside(directory: Path) -> Path:
     if not made.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=directory, prefix="."))
+        (scratch / OURS).touch()
         for name, source in entries.items():
             _link(source, scratch / name)
         try:

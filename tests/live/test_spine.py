@@ -199,6 +199,19 @@ def test_one_altered_file_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("live log line", "local venv", "docker")
+def test_a_script_captures_what_it_asked_for_and_nothing_of_ours(stranger: Stranger) -> None:
+    """clustrix lies beside the environment of the script that it runs, and is no part of it."""
+    runtime(stranger, "venv")
+    locks = []
+    for options in ("", '(environment="interpreter")'):
+        script = stranger.script(HEAD + ENVIRONMENT.replace("@cluster", f"@cluster{options}"))
+        done = stranger("run", script)
+        assert done.status == 0, done.err
+        job = stranger("jobs", "--json").json[0]["id"]
+        locks.append(stranger("status", job, "--json").json["lock"])
+    assert locks[0] == locks[1]
+
+
 @pytest.mark.parametrize("name", ["venv", "docker"])
 def test_a_blocking_call_shows_a_line_while_the_job_runs(
     stranger: Stranger, request: pytest.FixtureRequest, name: str
