@@ -39,7 +39,7 @@ class Dialect(Protocol):
     commands: tuple[str, ...]
     """The commands that the host must have."""
     array_index: str
-    """The sh expression of the task's number inside a script, e.g. ``${SLURM_ARRAY_TASK_ID:-0}``."""
+    """The sh expression of the task's number inside a script, counted from 0."""
     native_id: str
     """The sh expression of the scheduler's id of the task inside a script."""
 
