@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 import time
@@ -58,18 +59,31 @@ class Proxy:
                 end.close()
 
     def _forward(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+        # A long line holds many pieces at once: each is late, and none waits for the one before it.
+        under_way: queue.Queue[tuple[float, bytes]] = queue.Queue(1 << 10)
+        threading.Thread(target=self._deliver, args=(under_way, source, sink, direction), daemon=True).start()
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 if self.cut_when(direction, data):
                     self.cut()
-                    return
-                if self._delay:
-                    time.sleep(self._delay)
-                sink.sendall(data)
-                setattr(self, direction, getattr(self, direction) + len(data))
+                    break
+                under_way.put((time.monotonic() + self._delay, data))
+        under_way.put((0.0, b""))
+
+    def _deliver(
+        self, under_way: queue.Queue[tuple[float, bytes]], source: socket.socket, sink: socket.socket, direction: str
+    ) -> None:
+        piece = (0.0, b"")
+        with contextlib.suppress(OSError):
+            while (piece := under_way.get())[1]:
+                time.sleep(max(0.0, piece[0] - time.monotonic()))
+                sink.sendall(piece[1])
+                setattr(self, direction, getattr(self, direction) + len(piece[1]))
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        while piece[1]:  # whoever still receives must not wait for room
+            piece = under_way.get()
 
 
 @contextlib.contextmanager
