@@ -160,7 +160,6 @@ def test_only_what_was_declared_is_seen(room: Room, tmp_path: Path) -> None:
     assert done.stdout.decode().splitlines() == ["content False /tmp", *["Read-only file system"] * 3], done.stderr
 
 
-@pytest.mark.proves("memory limit", "docker", "podman")
 def test_nothing_belongs_to_root(room: Room, tmp_path: Path) -> None:
     """Whoever runs the tests: a container's user is the account, not root."""
     placed = room.ensure()
@@ -192,7 +191,6 @@ def test_memory_is_enforced_and_its_end_has_a_name(room: Room, cache: Path) -> N
     assert isinstance(caught.value.__cause__, subprocess.CalledProcessError)
 
 
-@pytest.mark.proves("lost job", "docker", "podman")
 @pytest.mark.parametrize(
     ("code", "kind", "signal_number"),
     [

@@ -198,7 +198,6 @@ def test_one_altered_file_is_found(tmp_path: Path) -> None:
     assert stranger.left_behind() == []
 
 
-@pytest.mark.proves("live log line", "local venv", "docker")
 def test_a_script_captures_what_it_asked_for_and_nothing_of_ours(stranger: Stranger) -> None:
     """clustrix lies beside the environment of the script that it runs, and is no part of it."""
     runtime(stranger, "venv")
@@ -212,6 +211,7 @@ def test_a_script_captures_what_it_asked_for_and_nothing_of_ours(stranger: Stran
     assert locks[0] == locks[1]
 
 
+@pytest.mark.proves("live log line", "local venv", "docker")
 @pytest.mark.parametrize("name", ["venv", "docker"])
 def test_a_blocking_call_shows_a_line_while_the_job_runs(
     stranger: Stranger, request: pytest.FixtureRequest, name: str
