@@ -244,7 +244,7 @@ def test_jobs_that_nobody_knows_are_left_out(desk: Desk) -> None:
     known = desk.call(ONE)
     assert known.result(LONG) == 1
     stranger = replace(known.record, id=JobId("test", new_ulid()), native_id="999999")
-    _until(lambda: known.id in desk.site.backend.status([known.record]))
+    _until(lambda: known.id in (said := desk.site.backend.status([known.record])) and said[known.id][0].state.ended)
     status = desk.site.backend.status([stranger, known.record])
     assert list(status) == [known.id]
     assert status[known.id][0].state is State.SUCCEEDED
