@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,12 +159,16 @@ def wait_until(happened: Callable[[], object], command: subprocess.Popen[str] | 
 
 @contextlib.contextmanager
 def shop(place: Path, wheels: Mapping[str, Mapping[str, str] | None]) -> Iterator[Index]:
-    """Serve version 1.0 of some wheels, by name and files, on an index of this process."""
+    """Serve version 1.0 of some wheels, by name and files, on an index of this process.
+
+    No two shops have the same wheels: images of them are in one engine, and are taken out of it.
+    """
     from tests.unit.locking.index import Index
 
     place.mkdir(exist_ok=True)
     for name, files in wheels.items():
-        make_wheel(place, name, "1.0", files=files)
+        own = {f"{name}.py": f"VERSION = '1.0'\nSHOP = '{uuid.uuid4()}'\n"}
+        make_wheel(place, name, "1.0", files={**own, **(files or {})})
     index = Index(place)
     try:
         yield index

@@ -430,7 +430,8 @@ def _holding(it: Ground, part: str) -> tuple[Held, Index]:
     def slow(request: Any) -> None:
         if part in request.path:
             held()
-        answer(request)
+        with contextlib.suppress(ConnectionError):  # who asked has gone
+            answer(request)
 
     other.answer = slow  # type: ignore[method-assign]
     it.stranger.index = other
