@@ -125,7 +125,7 @@ def _from_paramiko(host: str, config_file: str | None) -> Mapping[str, Sequence[
     file = Path(config_file) if config_file else home / "config"
     try:
         found = paramiko.SSHConfig.from_path(str(file)).lookup(host) if file.exists() else {}
-    except (OSError, paramiko.ConfigParseError, paramiko.ConfigException) as error:
+    except (OSError, paramiko.ConfigParseError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if file.exists() and any(line.split()[:1] == ["include"] for line in file.read_text().lower().splitlines()):
         raise ConfigError(f"{file} uses Include, which needs the system's ssh", remedy="Install an OpenSSH client.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         Journal(tmp_path / "file" / "jobs").write(record())
 
 
-def _write_often(directory: Path, kept: JobRecord) -> None:
+def _write_often(directory: Path, ulid: str) -> None:
+    kept = Journal(directory).find(ulid)
     for number in range(200):
         Journal(directory).write(replace(kept, native_id=str(number) * 1000))
 
@@ -88,16 +90,13 @@ def test_two_writers_and_a_reader(tmp_path: Path) -> None:
     kept = record()
     journal = Journal(tmp_path)
     journal.write(kept)
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_often, args=(tmp_path, kept)) for _ in range(2)]
-    for writer in writers:
-        writer.start()
+    writers = [subprocess.Popen([sys.executable, __file__, str(tmp_path), kept.id.ulid]) for _ in range(2)]
     reads = 0
-    while any(writer.is_alive() for writer in writers):
+    while any(writer.poll() is None for writer in writers):
         assert journal.find(kept.id.ulid).name == "fit"  # never half a record
         reads += 1
     assert reads > 0
-    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert [writer.wait() for writer in writers] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == [f"{kept.id.ulid}.json"]
 
 
@@ -116,3 +115,7 @@ def test_where_it_is(variables: dict[str, str], place: str, monkeypatch: pytest.
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert state_directory() == Path(place)
+
+
+if __name__ == "__main__":
+    _write_often(Path(sys.argv[1]), sys.argv[2])

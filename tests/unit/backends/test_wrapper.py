@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from clustrix.model.paths import JobPaths
 
 
+_UNDO_NOHUP = (
+    "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
 class Task:
     """Hold one task and its wrapper."""
 
@@ -35,7 +40,9 @@ class Task:
 
     def start(self, **options: Any) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "SCHEDULER": "4711"}
-        return subprocess.Popen(["sh", self.paths.wrapper, "3"], env=environment, **options)
+        # Under nohup a shell cannot trap HUP; schedulers start jobs with it as it was at birth.
+        argv = ["python3", "-c", _UNDO_NOHUP, "sh", self.paths.wrapper, "3"]
+        return subprocess.Popen(argv, env=environment, **options)
 
     def run(self) -> int:
         with self.start() as process:

@@ -145,8 +145,12 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Venv:
 
 
 def run(venv: Venv, code: str, **variables: str) -> str:
-    source = str(Path(packages.__file__).parents[2])
-    argv = [str(venv.python), "-c", f"import sys; sys.path.append({source!r}); {code}"]
+    # Clustrix alone, without what is installed beside it.
+    source = venv.directory.parent / "clustrix-alone"
+    if not source.exists():
+        source.mkdir()
+        (source / "clustrix").symlink_to(Path(packages.__file__).parents[1])
+    argv = [str(venv.python), "-c", f"import sys; sys.path.append({str(source)!r}); {code}"]
     environment = {**os.environ, **variables}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, cwd=venv.directory)
     assert done.returncode == 0, done.stderr

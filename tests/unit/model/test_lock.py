@@ -83,5 +83,7 @@ def test_report() -> None:
 
 
 def test_travelling_paths() -> None:
-    travelling = Travelling("mine", "1", roots=("/src",), modules=(("mine", "/p/mine"),), metadata="/s/mine-1.dist-info")
+    travelling = Travelling(
+        "mine", "1", roots=("/src",), modules=(("mine", "/p/mine"),), metadata="/s/mine-1.dist-info"
+    )
     assert travelling.paths == ("/src", "/p/mine", "/s/mine-1.dist-info")

@@ -1,8 +1,10 @@
 import errno
 import io
 import json
-import multiprocessing
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -168,12 +170,11 @@ def _tag_many(path, worker):
 
 
 def test_two_processes_lose_no_name(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_tag_many, args=(tmp_path, worker)) for worker in "ab"]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
+    workers = [subprocess.Popen([sys.executable, __file__, str(tmp_path), worker]) for worker in "ab"]
+    assert [worker.wait(60) for worker in workers] == [0, 0]
     names = {entry.annotations["org.opencontainers.image.ref.name"] for entry in Layout(tmp_path).manifests()}
     assert names == {f"{worker}-{number}" for worker in "ab" for number in range(20)}
+
+
+if __name__ == "__main__":
+    _tag_many(Path(sys.argv[1]), sys.argv[2])
