@@ -18,7 +18,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import AuthenticationFailed, ConfigError, HostKeyError, TransportError
 
@@ -124,7 +124,8 @@ def _from_paramiko(host: str, config_file: str | None) -> Mapping[str, Sequence[
     home = Path.home() / ".ssh"
     file = Path(config_file) if config_file else home / "config"
     try:
-        found = paramiko.SSHConfig.from_path(str(file)).lookup(host) if file.exists() else {}
+        # Lists for some keys, whatever the stubs say.
+        found: Mapping[str, Any] = paramiko.SSHConfig.from_path(str(file)).lookup(host) if file.exists() else {}
     except (OSError, paramiko.ConfigParseError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if file.exists() and any(line.split()[:1] == ["include"] for line in file.read_text().lower().splitlines()):
@@ -219,7 +220,7 @@ def authenticate(login: Login, transport: paramiko.Transport, password: str | No
         allowed = ["publickey", "keyboard-interactive", "password"]
     else:
         return
-    ways = {
+    ways: dict[str, Callable[[], list[str] | None]] = {
         "publickey": lambda: _with_keys(login, transport, ask, tried),
         "keyboard-interactive": lambda: _with_answers(login, transport, password, ask, tried),
         "password": lambda: _with_password(login, transport, password, ask, tried),
@@ -297,7 +298,7 @@ def _public_blob(path: Path) -> bytes:
 def _load(path: Path, ask: Ask | None, tried: list[str]) -> paramiko.PKey | None:
     import paramiko
 
-    passphrase: bytes | None = None
+    passphrase: Any = None  # bytes, which the stubs do not accept
     for _ in range(_ROUNDS + 1):
         try:
             return paramiko.PKey.from_path(path, passphrase)

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from clustrix.model.paths import JobPaths
 
 
-_UNDO_NOHUP = (
+_UNDO_NOHUP = """\
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
     "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 )
 
