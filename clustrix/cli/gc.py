@@ -1,86 +1,125 @@
-"""``clustrix gc``: remove what ended jobs left, and environments that no job here is from."""
+"""``clustrix gc``: say how much lies at targets and here, and remove what nobody needs any more."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clustrix.cli import output
-from clustrix.errors import ClustrixError, ConfigError
+from clustrix.errors import ClustrixError
 from clustrix.model.resources import parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping
+    from datetime import timedelta
+    from pathlib import Path
 
-    from clustrix.journal import Journal
-    from clustrix.model.job import JobRecord
+    from clustrix.inventory import Inventory
+    from clustrix.target import Target
 
 
 @click.command("gc")
-@output.target_option
-@click.option("--older", default="30d", show_default=True, help="Only what is older than this.")
+@click.option("--target", help="The target; without it all that are configured, and `local`.")
+@click.option("--older", default="30d", show_default=True, help="Only what has not changed for so long.")
 @output.dry_run
 @output.as_json
 def command(target: str | None, older: str, *, dry_run: bool, as_json: bool) -> None:
-    """Remove what ended jobs left: their directories and records, and environments that no other job is from.
+    """Remove what ended jobs left, and what no other job needs: bundles, blobs, SIFs and environments at targets.
 
-    A job that runs, waits, or whose target does not answer stays. Images stay: they are shared, and packed once.
+    Jobs are removed with their results, whoever of this account submitted them. A job that runs or waits stays, and all
+    of a target that does not answer. What was built here stays: it is only measured.
 
     \b
     Examples:
       clustrix gc --dry-run
       clustrix gc --target hpc --older 7d
     """
-    from clustrix import catalogue
+    from clustrix import config, inventory
+    from clustrix import target as targets
+
+    age = parse_time(older)
+    current = config.load()
+    rows: list[dict[str, Any]] = []
+    for name in [target] if target else current.target_names:
+        row: dict[str, Any] = {"target": name}
+        try:
+            place = targets.of(current.resolve(name))
+            found = inventory.look(place, age)
+            row |= {"root": place.site.root, "free_bytes": found.free_bytes, "sizes": found.sizes}
+            row |= _swept(place, found, age, dry_run=dry_run)
+        except ClustrixError as error:
+            row["error"] = error.message
+        rows.append(row)
+    here = _cache()
+    if as_json:
+        output.emit({"dry_run": dry_run, "targets": rows, "here": here})
+    else:
+        _show(rows, here, dry_run=dry_run)
+    if any("error" in row for row in rows):
+        click.get_current_context().exit(4)
+
+
+def _swept(place: Target, found: Inventory, age: timedelta, *, dry_run: bool) -> dict[str, Any]:
+    """Remove what may be removed, and the records of jobs that are nowhere any more."""
+    from clustrix import inventory
     from clustrix.journal import Journal
 
-    before = time.time() - parse_time(older).total_seconds()
-    journal = Journal()
-    records = journal.list()
-    old = [record for record in records if target in {None, record.id.target} and record.created < before]
-    catalogue.statuses([record for record in old if not record.state.ended])  # the journal learns who has ended
-    ended = [record for record in (journal.find(str(row.id)) for row in old) if record.state.ended]
-    kept = {str(row.id): words for row in ended if not dry_run and (words := _removed(row, journal))}
-    removed = [str(record.id) for record in ended if str(record.id) not in kept]
-    gone = set(removed)
-    venvs = [] if target not in {None, "local"} else list(_venvs([r for r in records if str(r.id) not in gone], before))
-    for path in venvs:
-        if not dry_run:
-            shutil.rmtree(path)
-    if as_json:
-        output.emit({"dry_run": dry_run, "jobs": removed, "environments": [str(p) for p in venvs], "kept": kept})
-        return
-    for job, words in kept.items():
-        output.note(f"kept: {job}: {words}")
-    verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {len(removed)} jobs and {len(venvs)} environments")
+    old = {one.path: one.size_bytes for one in (*found.jobs.values(), *found.shared)}
+    gone = frozenset(old) if dry_run else inventory.remove(place, old)
+    left = found.there - {path.removeprefix("jobs/") for path in gone}
+    if not dry_run:
+        journal = Journal()
+        before = time.time() - age.total_seconds()
+        for record in journal.list():
+            own = record.id.target == place.name and record.root == place.site.root
+            # Whatever is younger may be on its way there.
+            if own and (record.id.ulid in found.there or record.created < before) and record.id.ulid not in left:
+                journal.remove(record.id)
+    return {
+        "jobs": sorted(f"{place.name}/{path.removeprefix('jobs/')}" for path in gone if path.startswith("jobs/")),
+        "shared": sorted(path for path in gone if not path.startswith("jobs/")),
+        "freed_bytes": sum(old[path] for path in gone),
+        "kept": {f"{place.name}/{ulid}": why for ulid, why in found.kept.items()},
+    }
 
 
-def _removed(record: JobRecord, journal: Journal) -> str | None:
-    """Remove one job; say why not, where that fails."""
-    from clustrix import target
+def _cache() -> dict[str, int]:
+    """Measure what was made here and can be made again."""
+    from clustrix import config
 
-    try:
-        target.of_record(record).store.remove(record)
-    except ClustrixError as error:
-        return error.message
-    journal.remove(record.id)
-    return None
+    place = config.cache_directory()
+    found = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+    return {str(path): sum(one.lstat().st_size for one in _files(path)) for path in found}
 
 
-def _venvs(records: Sequence[JobRecord], before: float) -> Iterator[Path]:
-    """Find environments of this machine that no job of the journal is from."""
-    from clustrix import config, target
+def _files(place: Path) -> list[Path]:
+    return [path for path in place.rglob("*") if not path.is_dir() or path.is_symlink()]
 
-    try:
-        place = Path(target.of(config.load().resolve(config.LOCAL)).site.venvs)
-    except ConfigError:  # what somebody made of `local` is another machine
-        return
-    used = {record.lock_digest.partition(":")[2] for record in records if record.lock_digest}
-    for path in sorted(place.iterdir()) if place.is_dir() else ():
-        if path.name not in used and path.stat().st_mtime < before:
-            yield path
+
+def _show(rows: list[dict[str, Any]], here: Mapping[str, int], *, dry_run: bool) -> None:
+    verb = "would free" if dry_run else "freed"
+    for row in rows:
+        if "error" in row:
+            output.note(f"target {row['target']}: {row['error']}")
+            continue
+        free = f", {_size(row['free_bytes'])} free" if row["free_bytes"] is not None else ""
+        click.echo(f"target {row['target']}: {row['root']}{free}")
+        for kind, size in row["sizes"].items():
+            click.echo(f"  {kind:8} {_size(size):>10}")
+        click.echo(f"  {verb} {_size(row['freed_bytes'])}: {len(row['jobs'])} jobs, {len(row['shared'])} shared files")
+        for job, why in row["kept"].items():
+            output.note(f"  kept: {job}: {why}")
+    click.echo("here, all of which can be made again:")
+    for place, size in here.items():
+        click.echo(f"  {_size(size):>10}  {place}")
+
+
+def _size(number: int) -> str:
+    amount = float(number)
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1024:  # noqa: PLR2004 - binary units, as everywhere
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TB"

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from click.testing import CliRunner, Result
 
-from clustrix import cli, pipeline, target
+from clustrix import cli, pipeline
 from clustrix.errors import BackendError
-from clustrix.journal import Journal
 from clustrix.model.job import EndKind
 
 
@@ -91,21 +89,3 @@ def test_cancel_says_what_had_ended(backend: Any) -> None:
     assert json.loads(run("cancel", str(ended.id), "--json").stdout) == [{"id": str(ended.id), "cancelled": False}]
     run("cancel", str(ended.id), "nonsense", status=5)
     assert backend.cancelled == []
-
-
-def test_gc_removes_what_has_ended_and_nothing_else(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    removed: list[str] = []
-    store = type(target.of_record(None).store)  # type: ignore[arg-type]
-    monkeypatch.setattr(store, "remove", lambda _, job: removed.append(str(job.id)), raising=False)
-    ended = pipeline.submit(halve, (2,), {}, {})
-    backend.silence = BackendError("no answer")
-    assert json.loads(run("gc", "--older", "1s", "--json").stdout)["jobs"] == []
-    backend.silence = None
-    journal = Journal()
-    assert json.loads(run("gc", "--json").stdout)["jobs"] == []  # younger than a month
-    journal.update(ended.id, created=0.0)
-    assert json.loads(run("gc", "--dry-run", "--json").stdout)["jobs"] == [str(ended.id)]
-    assert removed == []
-    run("gc")
-    assert removed == [str(ended.id)]
-    assert journal.list() == []
