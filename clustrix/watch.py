@@ -21,6 +21,7 @@ from clustrix.errors import (
     JobError,
     JobLost,
     TransportError,
+    UnknownJob,
 )
 from clustrix.model import verdict
 from clustrix.model.job import End, EndKind, State
@@ -165,8 +166,10 @@ class Course:
             return self._fetched.pop(index)
 
     def tail(self, task: int) -> str:
-        """Read the last lines of a task's output."""
-        text = self.site.store.log(self.record, task, last_bytes=_TAIL).decode(errors="replace")
+        """Read the last lines of a task's output; nothing if the job's directory was removed."""
+        text = ""
+        with contextlib.suppress(UnknownJob):
+            text = self.site.store.log(self.record, task, last_bytes=_TAIL).decode(errors="replace")
         return "\n".join(text.splitlines()[-20:])
 
     @contextlib.contextmanager

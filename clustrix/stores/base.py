@@ -91,7 +91,7 @@ class Store(Protocol):
         ...
 
     def log(self, job: JobRecord, task: int, *, last_bytes: int | None = None) -> bytes:
-        """Read the output of a task, all of it or its last bytes."""
+        """Read the output of a task, all of it or its last bytes; UnknownJob if the job was removed."""
         ...
 
     def remove(self, job: JobRecord) -> None:

@@ -187,9 +187,15 @@ class DirectoryStore:
         return records.load(done.stdout)
 
     def log(self, job: JobRecord, task: int, *, last_bytes: int | None = None) -> bytes:
-        """Read the output of a task, all of it or its last bytes; nothing if it has not started."""
+        """Read the output of a task, all of it or its last bytes; nothing if it has not started.
+
+        Raises:
+            UnknownJob: the job's directory was removed.
+
+        """
         command = "cat" if last_bytes is None else f"tail -c {last_bytes}"
-        return self._run(f"{command} {shlex.quote(_paths(job).log(task))} 2>/dev/null; exit 0").stdout
+        read = f"{command} {shlex.quote(_paths(job).log(task))} 2>/dev/null"
+        return self._run(f"[ -d {_directory(job)} ] || exit; {read}; exit 0", job).stdout
 
     def remove(self, job: JobRecord) -> None:
         """Delete everything of the job."""

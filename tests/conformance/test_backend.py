@@ -206,6 +206,15 @@ def test_what_only_a_scheduler_can_give_is_refused(
     assert not Path(desk.root).exists()
 
 
+def test_a_job_that_was_removed_has_no_empty_output(desk: Desk) -> None:
+    job = desk.call("def one(): print('said'); return 1")
+    assert job.result(LONG) == 1
+    assert job.logs() == "said\n"
+    desk.site.store.remove(job.record)
+    with pytest.raises(errors.UnknownJob, match="no directory"):
+        job.logs()
+
+
 def test_a_job_directory_belongs_to_its_owner_alone(desk: Desk) -> None:
     job = desk.call("def one(): return 1")
     job.wait(LONG)
