@@ -37,13 +37,23 @@ class _Tree:
     links: dict[str, str] = field(default_factory=dict)
     directories: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _parents: set[str] = field(default_factory=set)
+
+    def place(self, path: str) -> str:
+        """Take down that there is something at ``path``; give the directory of it."""
+        directory = above = posixpath.dirname(path)
+        while above not in self._parents:
+            self._parents.add(above)
+            above = posixpath.dirname(above)
+        return directory
 
     def remove(self, path: str, *, itself: bool = True) -> None:
         for table in (self.links, self.directories, self.facts):
             if itself:
                 table.pop(path, None)
-            for below in [other for other in table if not path or other.startswith(f"{path}/")]:
-                del table[below]
+            if path in self._parents:  # few are; to look through a table for every file takes a while
+                for below in [other for other in table if not path or other.startswith(f"{path}/")]:
+                    del table[below]
 
     def resolve(self, path: str) -> str:
         """Follow links, inside the image, also in the last part."""
@@ -131,7 +141,7 @@ def _pythons(tree: _Tree, config: ImageConfig) -> Iterator[tuple[str, str]]:
 def _scan(archive: tarfile.TarFile, tree: _Tree) -> None:
     for entry in archive:
         path = posixpath.normpath("/" + entry.name).strip("/")
-        directory, name = posixpath.split(path)
+        directory, name = tree.place(path), posixpath.basename(path)
         if name == _OPAQUE:
             tree.remove(directory, itself=False)
         elif name.startswith(_WHITEOUT):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import io
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.utils import parse_wheel_filename
 
@@ -63,6 +64,14 @@ class _Quiet(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        """Let the kernel copy what can be large."""
+        outputfile.flush()
+        if isinstance(source, io.BufferedReader):
+            self.connection.sendfile(source)
+        else:  # a listing, made in memory
+            super().copyfile(source, outputfile)
 
 
 @contextmanager
