@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clustrix import artifacts
 from clustrix import target as targets
-from clustrix.errors import ConfigError, EnvironmentMismatch, ImageUnavailable, RegistryError
+from clustrix.errors import ConfigError, EnvironmentMismatch, ImageUnavailable, RegistryError, UnsupportedResource
 from clustrix.model.image import BuiltImage, Image, ImageSource
 from clustrix.model.progress import SILENT
 from clustrix.publish import registry_of
@@ -48,10 +48,22 @@ class Prepared:
     prints: Mapping[str, str] | None = None
 
 
-def _say_what_is_not_enforced(target: Target, settings: ClusterConfig) -> None:
-    """Tell of a request that can be met and not enforced: it is no error, and no secret (decision 5)."""
-    if settings.memory is not None and target.plain and not target.runtime.enforces_memory:
-        say(f"memory={settings.memory} bytes is not enforced by runtime {target.runtime_name} on target {target.name}")
+def _weigh(target: Target, settings: ClusterConfig) -> None:
+    """Refuse what a host without a scheduler does not have; tell what it has and nobody enforces (decision 5)."""
+    if not target.plain:
+        return
+    if settings.cores > target.cores:
+        raise UnsupportedResource(
+            f"cores={settings.cores}: {target.transport.address} has {target.cores}",
+            remedy=f"Ask for at most cores={target.cores}.",
+        )
+    if target.runtime.enforces_memory:
+        return
+    where = f"by runtime {target.runtime_name} on target {target.name}"
+    if settings.memory is not None:
+        say(f"memory={settings.memory} bytes is not enforced {where}")
+    if settings.gpus and target.runtime.needs is Need.LOCK:
+        say(f"gpus={settings.gpus} is neither checked nor reserved {where}")
 
 
 def prepare(settings: ClusterConfig) -> Prepared:
@@ -64,7 +76,7 @@ def prepare(settings: ClusterConfig) -> Prepared:
     target = targets.of(settings)
     if target.chosen_by_itself:
         say(f"target {target.name} uses {target.runtime_name}: {target.why}")
-    _say_what_is_not_enforced(target, settings)
+    _weigh(target, settings)
     try:
         return _placed(target, settings)
     except (ImageUnavailable, RegistryError) as error:

@@ -190,10 +190,12 @@ class Target:
 
     def room(self, cores: int) -> int:
         """Say how many tasks of so many cores may run at a time where nothing else is said."""
-        if not self.plain:
-            return _TASKS
-        there = os.cpu_count() or 1 if self.here else int(self.facts["cores"])
-        return max(1, there // cores)
+        return max(1, self.cores // cores) if self.plain else _TASKS
+
+    @property
+    def cores(self) -> int:
+        """Count the cores of the host."""
+        return os.cpu_count() or 1 if self.here else int(self.facts["cores"])
 
     @property
     def chosen_by_itself(self) -> bool:

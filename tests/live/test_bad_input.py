@@ -339,6 +339,11 @@ def _(it: Ground) -> Said:
     return it.call(options="memroy='1GB'", runtime="venv")
 
 
+@row("more-cores-than-there-are", errors.UnsupportedResource, "cores=4096", "at most", "job.py:8")
+def _(it: Ground) -> Said:
+    return it.call(options="cores=4096", runtime="venv")
+
+
 @row("unknown-key-of-the-configuration", errors.UnknownOption, "clustrix.yml:1", "'memroy'", "Did you mean 'memory'?")
 def _(it: Ground) -> Said:
     (it.stranger.project / "clustrix.yml").write_text("memroy: 1GB\n")
