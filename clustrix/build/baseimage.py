@@ -35,6 +35,7 @@ class Base:
     root with mode 0755: path -> (mode, uid, gid); ``links`` lead to directories: path -> path.
     """
 
+    name: str = field(compare=False)  # as whoever asked for it wrote it
     reference: str | None
     manifest_digest: str
     manifest: Manifest
@@ -62,7 +63,7 @@ class Base:
                 return path, Interpreter("cpython", version, f"cp{minor.replace('.', '')}{free_threaded}")
         had = ", ".join(f"{path} ({version})" for path, version in self.pythons)
         raise BaseImageError(
-            f"the base image {self.reference or self.digest} has no Python {minor}" + (f", only {had}" if had else ""),
+            f"the base image {self.name} has no Python {minor}" + (f", only {had}" if had else ""),
             remedy=f"Name another base, for example: --base {default(minor)}",
         )
 
@@ -76,7 +77,7 @@ class Base:
                     break
             else:
                 return path
-        raise BaseImageError(f"links of the base image {self.reference or self.digest} go round in circles: {path}")
+        raise BaseImageError(f"links of the base image {self.name} go round in circles: {path}")
 
 
 def default(minor: str) -> str:
@@ -127,6 +128,7 @@ def resolve(
         found = probe(base, manifest, config, layout)
         Records(cache).put("bases", name, found)
     return Base(
+        name=base,
         reference=None if reference is None else str(reference),
         manifest_digest=descriptor.digest,
         manifest=manifest,

@@ -191,7 +191,7 @@ def _(it: Ground) -> Said:
     return it.stranger("build", "--lock", it.stranger.locked("tiny"), "--base", base)
 
 
-@row("base-with-another-minor", errors.BaseImageError, "no Python 3.11", "3.12.2", "--base")
+@row("base-with-another-minor", errors.BaseImageError, "/base has no Python 3.11", "3.12.2", "--base")
 def _(it: Ground) -> Said:
     base = make_base(it.place / "base", ({**BARE, "usr/bin/python3.12": python("3.12.2")},))
     return it.stranger("build", "--lock", it.stranger.locked("tiny"), "--base", base)
