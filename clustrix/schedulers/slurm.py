@@ -141,6 +141,7 @@ class Slurm:
     """Speak SLURM, 18.08 and later."""
 
     name = "slurm"
+    commands = ("sbatch", "squeue", "scancel", "scontrol")
     array_index = "${SLURM_ARRAY_TASK_ID:-0}"
     native_id = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 
