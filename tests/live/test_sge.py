@@ -81,12 +81,13 @@ def test_limits_are_kept_and_named(desk: Desk) -> None:
         def greedy():
             for _ in range(4):
                 if os.fork() == 0:
-                    block = bytearray(300 * 2**20)
+                    block = bytearray(900 * 2**20)
                     time.sleep(60)
                     os._exit(0)
             time.sleep(60)
     """
-    over = desk.call(greedy, resources=Resources(memory_bytes=2**30))
+    # Apptainer itself does not start within less than 2 GB of addresses.
+    over = desk.call(greedy, resources=Resources(memory_bytes=3 * 2**30))
     late = desk.call(REST, resources=Resources(time=timedelta(seconds=2)))
     with pytest.raises(errors.TimeLimit, match="h_rt"):
         late.result(LONG)
@@ -97,7 +98,7 @@ def test_limits_are_kept_and_named(desk: Desk) -> None:
 @pytest.mark.proves("cores and memory", "sge")
 def test_memory_is_divided_among_slots(desk: Desk) -> None:
     source = "import resource\ndef limit(): return resource.getrlimit(resource.RLIMIT_AS)[0]"
-    asked = Resources(cores=2, memory_bytes=2**31 + 1)
+    asked = Resources(cores=2, memory_bytes=3 * 2**30 + 1)
     limit = desk.call(source, resources=asked).result(LONG)
     assert asked.memory_bytes <= limit < asked.memory_bytes + 4096
 
@@ -170,15 +171,16 @@ def test_cancelled_while_waiting_and_while_running(desk: Desk, line: SSH) -> Non
 @pytest.mark.proves("cancelled by somebody else", "sge")
 @pytest.mark.proves("lost job", "sge")
 def test_deleted_by_somebody_else(desk: Desk, line: SSH) -> None:
-    desk.site = replace(desk.site, grace=1.0)
     running = desk.call(REST)
     queued = desk.call(ONE, resources=Resources(backend_options={"hold_jid": running.record.native_id}))
     assert next(running.logs(follow=True))
     line.run(f"qdel {queued.record.native_id} {running.record.native_id}")
     with pytest.raises(errors.JobCancelled, match="failed 100"):
         running.result(LONG)
-    with pytest.raises(errors.JobLost):  # qacct never hears of a job that did not run
-        queued.result(LONG)
+    # qacct never hears of a job that did not run.
+    lost = handle.attach(queued.record, replace(desk.site, grace=0.0)).job()
+    with pytest.raises(errors.JobLost):
+        lost.result(LONG)
 
 
 @pytest.mark.proves("array beyond the limit", "sge")
