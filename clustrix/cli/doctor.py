@@ -41,17 +41,22 @@ _OWN_VARIABLES = ("CLUSTRIX_CONFIG", "CLUSTRIX_HOME", "CLUSTRIX_STATE_DIR", "CLU
 
 @click.command("doctor")
 @output.target_option
+@click.option("--deep", is_flag=True, help="Submit a tiny job, and follow it to its end. Needs --target.")
+@click.option("--patience", default=600.0, show_default=True, help="Seconds that it may wait and run.")
 @output.as_json
-def command(target: str | None, *, as_json: bool) -> None:
+def command(target: str | None, *, deep: bool, patience: float, as_json: bool) -> None:
     """Check what is needed, and say how to mend it. Ends with 1 if a check failed.
 
     \b
     Examples:
       clustrix doctor                  this machine, and every configured target
       clustrix doctor --target hpc     this machine and that target
+      clustrix doctor --target hpc --deep
     """
-    findings = []
-    for finding in _all(target):
+    if deep and not target:
+        raise click.UsageError("--deep submits a job: say where with --target")
+    findings: list[Finding] = []
+    for finding in _every(target, deep=deep, patience=patience):
         findings.append(finding)
         if not as_json:
             _show(finding)
@@ -59,6 +64,22 @@ def command(target: str | None, *, as_json: bool) -> None:
         output.emit([asdict(finding) for finding in findings])
     if any(finding.status == "fail" for finding in findings):
         click.get_current_context().exit(1)
+
+
+def _every(target: str | None, *, deep: bool, patience: float) -> Iterator[Finding]:
+    """Check; a job is tried only where nothing else has failed."""
+    failed = False
+    for finding in _all(target):
+        failed = failed or finding.status == "fail"
+        yield finding
+    if target and deep and not failed:
+        yield from _guarded(f"target {target}: submission", lambda: _deep(target, patience))
+
+
+def _deep(name: str, patience: float) -> Iterator[Finding]:
+    from clustrix import trial
+
+    yield from (Finding(*row) for row in trial.run(config.load().resolve(name), patience=patience))
 
 
 def _show(finding: Finding) -> None:
