@@ -43,8 +43,9 @@ _PUT = """umask 077
 mkdir -p -- {directory} && cd -- {directory} || exit 1
 p={part}; n=0
 {resume}echo "$n"
-got=$({{ [ "$n" = 0 ] || head -c "$n" "$p"; head -c $(({size} - n)) | tee -a --output-error=exit "$p"; }} | $sum)
+head -c $(({size} - n)) >>"$p" || {{ rm -f "$p"; exit 1; }}
 read -r want || exit 1
+got=$($sum <"$p")
 [ "${{got%% *}}" = "$want" ] || {{ rm -f "$p"; exit 65; }}
 chmod {mode:o} "$p" && mv -fT "$p" {destination}
 """
@@ -64,7 +65,7 @@ read -r n known
 [ "$known" = "$1-$2" ] && [ "$n" -le "$1" ] || n=0
 echo "$1 $2 $n"
 $sum <"$f" >&2 &
-tail -c +$((n + 1)) <&4 | head -c $(($1 - n))
+if [ "$n" = 0 ]; then cat <&4; else tail -c +$((n + 1)) <&4; fi
 wait
 """
 
