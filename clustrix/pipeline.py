@@ -324,10 +324,15 @@ def collect(job: Job) -> Any:  # noqa: ANN401 - the remote value
     """Wait for a call, showing its output; Ctrl-C cancels it, a second one leaves it running."""
     from concurrent.futures import Future
 
-    state = State.FAILED
+    state: State | None = State.FAILED
     try:
         value = job.result(stream_to=sys.stdout)
         state = State.SUCCEEDED
+    except BrokenPipeError as error:
+        if error.__cause__ is None:  # nobody reads our output any more; what user code raises has a cause
+            state = None
+            say(f"nobody reads the output of {job.id}; its value: clustrix result {job.id}")
+        raise
     except KeyboardInterrupt:
         state = State.CANCELLED
         _interrupted(job)
@@ -336,7 +341,7 @@ def collect(job: Job) -> Any:  # noqa: ANN401 - the remote value
         state = State.LOST if isinstance(error, JobLost) else State.CANCELLED
         raise
     finally:
-        if Future.done(job):  # as far as this process knows: nobody is asked again
+        if state is not None and Future.done(job):  # as far as this process knows: nobody is asked again
             Journal().update(job.id, state=state)
     if job.record.image is not None and job.record.fingerprint is None:
         _measure(job.record, job.record.image)

@@ -80,6 +80,17 @@ class LazyGroup(click.Group):
             remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(_COMMANDS)}."
             raise click.UsageError(f"{error.message} {remedy}", ctx) from None
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run a command; that nobody reads its output any more is no error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            from clustrix.cli.output import unread
+
+            if not unread():
+                raise
+            return ctx.exit(0)
+
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's signature
         """Run the command line; errors are a sentence, a remedy and an exit status, as the end of ``--help`` says."""
         try:
@@ -90,10 +101,6 @@ class LazyGroup(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # Whoever read the output has what it wanted.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
         except ClustrixError as error:
             if os.environ.get("CLUSTRIX_DEBUG"):
                 raise

@@ -49,6 +49,8 @@ def main() -> None:
         output.note("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - whatever a script raises
+        if isinstance(error, BrokenPipeError) and output.unread():
+            sys.exit(0)
         trace = _of_script(error, script)
         if isinstance(error, ClustrixError) and not os.environ.get("CLUSTRIX_DEBUG"):
             sys.exit(output.complain(error, f"{script}:{trace.tb_lineno}" if trace else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,20 @@ def job_argument(**options: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - clic
 target_option = click.option(
     "--target", shell_complete=complete_targets, help="The target; without it what the configuration says, or `local`."
 )
+
+
+def unread() -> bool:
+    """Tell whether whoever read standard output has gone, with what it wanted; then nothing more is written to it."""
+    import select
+
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    look = select.poll()
+    look.register(sys.stdout.fileno(), 0)  # errors are told of unasked
+    gone = bool(look.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def on_terminal() -> bool:

@@ -6,6 +6,14 @@ import contextlib
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clustrix.cli import driver
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CODE = """
 from clustrix import placement
@@ -64,3 +72,18 @@ def test_pipes_are_left_alone() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout == "before\n" + "x" * 300 + "\nafter\n"
+
+
+@pytest.mark.parametrize("of", ["command", "script"])
+def test_a_reader_that_has_what_it_wanted_is_no_error(tmp_path: Path, of: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("for number in range(100_000): print(number)\n")
+    argv = {
+        "command": [sys.executable, "-m", "clustrix", "config", "--all"],
+        "script": driver.argv(sys.executable, tmp_path, {}, script, []),
+    }[of]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
