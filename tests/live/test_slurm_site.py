@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,7 @@ def clustrix(*argv: str, status: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.proves("cleanup", "slurm")
 def test_gc_removes_the_old_and_nothing_that_runs(far: Callable[..., Any], desk: Desk) -> None:
     ended = far("def one(): return 1").submit()
     assert ended.result(LONG) == 1
@@ -128,3 +132,20 @@ def in_image(placed: Placed) -> None:
     with Path("clustrix.yml").open("a") as file:
         file.write(f"    image: {placed.location}\n")
     config.load.cache_clear()
+
+
+def test_people_run_the_suite_against_a_target_of_theirs(far: Callable[..., Any], placed: Placed) -> None:
+    in_image(placed)
+    project = Path(__file__).parents[2]
+    argv = ["tests/live", "--target", "hpc", "-q", "-p", "no:cacheprovider", "-k", "value or map or cancel or way"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *argv],
+        cwd=project,
+        env={**os.environ, "CLUSTRIX_CONFIG": str(Path("clustrix.yml").absolute())},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
