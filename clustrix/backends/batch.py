@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import secrets
 import shlex
 import time
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5
 _AT_ONCE = 500  # jobs in one cancellation: arguments have a limit
 _SETTLE = 1.0  # seconds before a cut submission is looked at again, doubled each time
+
+_LOGIN = Template("""env | grep -E '^($names)='
+timeout 30 "$${SHELL:-sh}" -lc env </dev/null 2>/dev/null | grep -E '^($names)='
+exit 0
+""")
 
 # Claim the directory, unpack, submit, write down what the scheduler said. A cut connection does not end the script:
 # it is past the point of no return, or it has noticed that its input is not whole.
@@ -87,6 +93,7 @@ class BatchBackend:
         self._site = SitePaths(root)
         self._known_limits: Limits | None = None
         self._known_ids: dict[JobId, str] = {}
+        self._variables: str | None = None
 
     def submit(self, spec: JobSpec, record: JobRecord, files: Mapping[str, bytes | Path]) -> str:
         """Bring the job's files and submit it, once and only once; see `clustrix.backends.base.Backend`.
@@ -108,6 +115,7 @@ class BatchBackend:
         submission = _Submission(
             dialect=self._dialect,
             transport=self._transport,
+            exports=self._exports(),
             site=self._site,
             spec=spec,
             chunks=chunks,
@@ -206,11 +214,20 @@ class BatchBackend:
         """Run commands in one round trip; BackendError if the host does not answer to each."""
         frame = Frame()
         questions = "\n".join(f"ask {' '.join(command) if define else shlex.join(command)}" for command in commands)
-        done = self._transport.run(f"{define}{frame.prelude}{questions}\nexit 0\n")
+        done = self._transport.run(f"{self._exports()}{define}{frame.prelude}{questions}\nexit 0\n")
         answers = frame.answers(done.stdout)
         if len(answers) != len(commands):
             raise BackendError(f"{self._transport.address} did not answer: {_text(done.stderr) or 'nothing was said'}")
         return answers
+
+    def _exports(self) -> str:
+        """Set the variables that the dialect's commands need as a login shell has them. Asked for once."""
+        if self._variables is None:
+            names = "|".join(self._dialect.variables)
+            said = _text(self._transport.run(_LOGIN.substitute(names=names)).stdout) if names else ""
+            found = dict(re.findall(rf"^({names})=(.*)$", said, re.MULTILINE)) if names else {}
+            self._variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in found.items())
+        return self._variables
 
     def _undo(self, spec: JobSpec, record: JobRecord, submission: _Submission) -> None:
         """Leave nothing behind of a job that was refused, also when the first of several submissions was accepted."""
@@ -225,6 +242,7 @@ class _Submission:
 
     dialect: Dialect
     transport: Transport
+    exports: str
     site: SitePaths
     spec: JobSpec
     chunks: Sequence[tuple[JobSpec, int, int]]
@@ -268,7 +286,7 @@ class _Submission:
         whole = f"whole-{secrets.token_hex(8)}"
         relative = {posixpath.relpath(name, self.site.root): content for name, content in send.items()}
         relative[posixpath.relpath(f"{self.paths.directory}/{whole}", self.site.root)] = b""
-        script = frame.prelude + self._script(whole, resume=resume)
+        script = self.exports + frame.prelude + self._script(whole, resume=resume)
         done = self.transport.run(script, stdin=parcel(relative))
         first, *answers = frame.answers(done.stdout) or [Completed(0, b"", b"")]
         word = _text(first.stdout).split()

@@ -38,6 +38,8 @@ class Dialect(Protocol):
     name: str
     commands: tuple[str, ...]
     """The commands that the host must have."""
+    variables: tuple[str, ...]
+    """The variables without which they do not work, and which may be set in login shells alone."""
     array_index: str
     """The sh expression of the task's number inside a script, counted from 0."""
     native_id: str

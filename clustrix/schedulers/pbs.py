@@ -92,6 +92,7 @@ class Pbs:
 
     name = "pbs"
     commands = ("qsub", "qstat", "qdel", "qselect")
+    variables: tuple[str, ...] = ()
     array_index = "${PBS_ARRAY_INDEX:-0}"
     native_id = "$PBS_JOBID"
 

@@ -159,6 +159,7 @@ class Process:
 
     name = "process"
     commands: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
     array_index = "${1:-0}"
     native_id = "${CLUSTRIX_NATIVE_ID:-}"
 

@@ -100,6 +100,7 @@ class Sge:
 
     name = "sge"
     commands = ("qsub", "qstat", "qdel", "qalter", "qacct")
+    variables = ("SGE_ROOT", "SGE_CELL", "SGE_QMASTER_PORT", "SGE_EXECD_PORT")
     array_index = "$((SGE_TASK_ID - 1))"
     native_id = "$JOB_ID${SGE_TASK_ID:+.$SGE_TASK_ID}"
 

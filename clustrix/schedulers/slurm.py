@@ -142,6 +142,7 @@ class Slurm:
 
     name = "slurm"
     commands = ("sbatch", "squeue", "scancel", "scontrol")
+    variables: tuple[str, ...] = ()
     array_index = "${SLURM_ARRAY_TASK_ID:-0}"
     native_id = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from dataclasses import replace
 from datetime import timedelta
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from clustrix.backends.batch import BatchBackend
 from clustrix.errors import (
     BackendError,
     ConfigError,
@@ -20,10 +22,11 @@ from clustrix.errors import (
     UnparsableOutput,
     UnsupportedResource,
 )
-from clustrix.model.job import EndKind, State, TaskStatus
+from clustrix.model.job import EndKind, JobRecord, State, TaskStatus
 from clustrix.model.resources import Resources
 from clustrix.schedulers.sge import Sge
 from clustrix.transports.base import Completed
+from clustrix.transports.local import Local
 from tests.golden import job
 
 RECORDED: dict[str, Any] = json.loads((Path(job.__file__).parent / "sge" / "transcripts.json").read_text())
@@ -352,3 +355,22 @@ def test_modules_are_loaded_in_a_login_shell() -> None:
     text = script(modules=("apptainer/1.4", "$(id)"))
     (line,) = [line for line in text.splitlines() if line.startswith("bash -lc ")]
     assert line.endswith("apptainer/1.4 '$(id)'")
+
+
+def test_variables_that_only_a_login_shell_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites set SGE_ROOT in start-up files, and no command works without it."""
+    home, root = tmp_path / "home", "/opt/s g'e"
+    home.mkdir()
+    (home / ".profile").write_text(f"echo noise; export SGE_ROOT={shlex.quote(root)} SGE_CELL=cell\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    monkeypatch.setenv("SGE_CELL", "stale")
+    monkeypatch.delenv("SGE_ROOT", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "qdel").write_text(f"#!/bin/sh\nenv | grep ^SGE_ | sort >{tmp_path}/seen\n")
+    (tmp_path / "qdel").chmod(0o700)
+    record = JobRecord(
+        id=job.JOB.id, name="", function="", created=0, items=1, workers=1, root=str(tmp_path), target={}, native_id="7"
+    )
+    BatchBackend(Sge(), Local(), str(tmp_path)).cancel([record])
+    assert (tmp_path / "seen").read_text() == f"SGE_CELL=cell\nSGE_ROOT={root}\n"
