@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the name of a configured target: ``pytest tests/live --target hpc``."""
+    parser.addoption("--target", help="run the live tests of jobs against this target of your configuration")
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests from reading or writing the configuration, caches and journal of whoever runs them."""

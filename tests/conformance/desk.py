@@ -50,6 +50,7 @@ class Desk:
     interpreter: Sequence[str] = (sys.executable,)
     wrap: Callable[[Sequence[str]], Sequence[str]] = tuple
     grace: float = 30.0
+    resources: Resources = field(default_factory=Resources)
     site: handle.Site = field(init=False)
     sent: list[JobRecord] = field(default_factory=list)
 
@@ -71,6 +72,7 @@ class Desk:
     ) -> tuple[JobSpec, JobRecord, dict[str, bytes | Path]]:
         """Make what `Backend.submit` takes."""
         job = JobId("test", new_ulid())
+        fields = {"resources": self.resources, **fields}
         site = SitePaths(self.root)
         paths = site.job(job.ulid)
         count = workers or len(items)
@@ -90,7 +92,7 @@ class Desk:
             python=here.minor,
             implementation=here.implementation,
             abi=here.abi,
-            requeue=fields.get("resources", Resources()).requeue,
+            requeue=fields["resources"].requeue,
             workdir=paths.work,
         )
         argv = self.wrap((*self.interpreter, "-I", site.bundle(bundle.digest), paths.directory))

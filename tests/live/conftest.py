@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,6 @@ from . import beds, servers, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import docker
 
@@ -27,6 +27,16 @@ class AuthRegistry(servers.Registry):
     tokens: tokens.TokenServer
     writer: tokens.User = tokens.WRITER
     reader: tokens.User = tokens.READER
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--target`` run what concerns that target alone, without everything else."""
+    given = config.getoption("--target") is not None
+    here = [item for item in items if item.path.parent == Path(__file__).parent]
+    dropped = [item for item in here if (item.path.name == "test_target.py") is not given]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture(scope="session")
