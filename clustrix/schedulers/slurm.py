@@ -392,7 +392,11 @@ def _status(
         )
         if _NEVER.fullmatch(word):
             return TaskStatus(
-                state=State.FAILED, reason=words, end=End(kind=EndKind.UNSCHEDULABLE, message=f"{words} ({word})")
+                state=State.FAILED,
+                reason=words,
+                end=End(
+                    kind=EndKind.UNSCHEDULABLE, message=f"{words} ({word}); it stays in the queue until it is cancelled"
+                ),
             )
         expected = datetime.fromtimestamp(int(start), timezone.utc) if start.isdigit() else None
         return TaskStatus(state=State.WAITING, reason=words, expected_start=expected)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _WINDOW = 1 << 24  # bytes that may be under way, and that are read at a time: 16 MiB keep a long fat line busy
 _PACKET = 1 << 18
-_KEEPALIVE = 30  # seconds; keeps firewalls from forgetting the connection
+_KEEPALIVE = 20  # seconds between two questions whether the server is there; firewalls forget silent connections
+_SILENCE = 45  # seconds that it may take to answer
 _SEND = 32_704  # what an OpenSSH server takes in one packet
 
 # What it logs is raised as well; without a handler Python would print it.
@@ -153,10 +154,10 @@ class SSH(PosixTransport):
                 logins.check_host(login, transport, known, revoked)
                 password = self._password if login is self._login else None
                 logins.authenticate(login, transport, password, self._ask or logins.terminal())
-                transport.set_keepalive(_KEEPALIVE)
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise TransportError(f"no SSH connection to {login.hostname}:{login.port}: {error}") from error
             undo.pop_all()
+        threading.Thread(target=_keep_alive, args=(transport,), daemon=True).start()
         return transport
 
     def _line(self, login: Login, through: paramiko.Transport | None) -> socket.socket | paramiko.Channel:
@@ -175,6 +176,19 @@ class SSH(PosixTransport):
 def _plain(kind: str) -> str:
     """Name the key behind a signature algorithm: one RSA key signs in several ways."""
     return "ssh-rsa" if kind.startswith("rsa-sha2") else kind
+
+
+def _keep_alive(transport: paramiko.Transport) -> None:
+    """Ask now and then whether the server is there, and hang up when it does not answer: others wait for it."""
+    while transport.is_active():
+        transport.join(_KEEPALIVE)
+        late = threading.Timer(_SILENCE, transport.close)
+        late.daemon = True
+        late.start()
+        # Servers refuse what they do not know, which is an answer, too.
+        with contextlib.suppress(OSError, EOFError):
+            transport.global_request("keepalive@openssh.com")
+        late.cancel()
 
 
 class _Channel(Pipe):

@@ -275,6 +275,20 @@ def recovered(ssh: SSH | OpenSSH, script: str) -> bytes:
     return ssh.run(script).stdout
 
 
+def test_a_server_that_falls_silent_is_told(connect: Connect, ssh_host: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustrix.transports.ssh._KEEPALIVE", 0.5)
+    monkeypatch.setattr("clustrix.transports.ssh._SILENCE", 2.0)
+    ssh = connect()
+    ssh.run("sleep 5")  # is not silence
+    ssh_host.container.pause()
+    try:
+        with pytest.raises(ConnectionLost):
+            ssh.run("true")
+    finally:
+        ssh_host.container.unpause()
+    assert recovered(ssh, "echo again") == b"again\n"
+
+
 def test_leaving_a_stream_ends_its_script(reach: Connect, ssh_host: Bed) -> None:
     ssh = reach()
     with ssh.stream("echo one; sleep 4321; echo two") as output:
