@@ -124,7 +124,7 @@ class BatchBackend:
         )
         try:
             native_id = submission.run()
-        except SubmitRejected:
+        except (SubmitRejected, DiskFull):
             self._undo(spec, record, submission)
             raise
         self._known_ids[spec.id] = native_id
