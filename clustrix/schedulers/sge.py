@@ -42,16 +42,20 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.,:/@=+*~-]+")
 # arrays that qstat does not list whole, what qacct knows.
 _STATUS = r"""
 list=$(qstat -xml -u "$(id -un)") || exit
-here=$(printf '%s\n' "$list" | sed -n 's|.*<JB_job_number>\([0-9]*\)</JB_job_number>.*|\1|p' | tr '\n' ' ')
-known= gone=
+jobs() {
+  printf '%s\n' "$list" | awk '/<JB_job_number>/ { gsub(/[^0-9]/, ""); job = $0 } /<state>'"$1"'/ { print job }' |
+    sort -u | tr '\n' ' '
+}
+here=$(jobs) waits=$(jobs 'qw<')
+known= gone= waiting=
 for id; do
   case " $here" in *" $id "*) known="$known $id";; *) gone="$gone $id";; esac
+  case " $waits" in *" $id "*) waiting="$waiting $id";; esac
 done
 details= verified=
-if [ -n "$known" ]; then
-  details=$(qstat -j "$(echo $known | tr ' ' ',')" 2>/dev/null)
-  verified=$(qalter -w v $known 2>&1)
-fi
+[ -z "$known" ] || details=$(qstat -j "$(echo $known | tr ' ' ',')" 2>/dev/null)
+# The master works for each of these.
+[ -z "$waiting" ] || verified=$(qalter -w v $(echo $waiting | cut -d ' ' -f 1-20) 2>&1)
 printf '%s\n' "$list" '%% details' "$details" '%% verified' "$verified"
 partial=$(printf '%s\n' "$list" "$details" | awk '
   /<JB_job_number>/ { gsub(/[^0-9]/, ""); job = $0; size = 1 }

@@ -161,7 +161,7 @@ def test_records_of_accounting(fields: dict[str, str], expected: EndKind) -> Non
 
 COMMANDS = {
     "qstat": "case $1 in -xml) cat list;; -j) cat details;; esac",
-    "qalter": "exit 1",
+    "qalter": 'echo "$*" >>verified; exit 1',
     "qacct": 'echo "$2" >>asked; echo "error: job id $2 not found"; exit 1',
     "qdel": "cat said; exit 1",
 }
@@ -192,6 +192,11 @@ def test_qacct_is_asked_for_what_qstat_does_not_list_and_for_nothing_else(tmp_pa
         "8": [0],
     }
     assert sorted((tmp_path / "asked").read_text().split()) == ["5", "7", "9"]
+    assert not (tmp_path / "verified").exists()  # none of them waits
+    waits = single.replace("<state>r<", "<state>qw<")
+    (tmp_path / "list").write_text(f"<job_info>\n{single}{waits.replace('>8<', '>9<')}{waits}</job_info>\n")
+    run(tmp_path, argv)
+    assert (tmp_path / "verified").read_text() == "-w v 8 9\n"
 
 
 @pytest.mark.parametrize(
