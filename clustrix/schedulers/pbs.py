@@ -110,7 +110,7 @@ class Pbs:
             ("S", "/bin/sh"),
             ("N", job_name(spec)),
             # What PBS itself has to say arrives there as ID.OU; what a task prints goes to its log below.
-            ("o", logs),
+            ("o", _sayable("root", logs)),
             ("j", "oe"),
             *([("J", f"0-{tasks - 1}{most}")] if tasks > 1 else []),
             *_resources(spec.resources, array=tasks > 1),
@@ -216,7 +216,7 @@ def _resources(asked: Resources, *, array: bool) -> Iterator[tuple[str, object]]
     _add("l", whole, given.pop("l", {}))
     for name, option in (("queue", "q"), ("account", "A")):
         if (value := getattr(asked, name)) is not None:
-            yield option, one_line(name, value)
+            yield option, _sayable(name, value)
     yield "l", "select=1:" + ":".join(f"{name}={value}" for name, value in chunk.items())
     yield from (("l", f"{name}={value}") for name, value in whole.items())
     # PBS wants arrays to be rerunnable; a subjob that it started a second time would find its work taken, and leave.
@@ -231,7 +231,7 @@ def _resources(asked: Resources, *, array: bool) -> Iterator[tuple[str, object]]
         if name not in _OPTIONS | _ATTRIBUTES:
             raise UnknownOption("PBS option", name, sorted(_OPTIONS | _ATTRIBUTES | {"select", "l"}))
         if value is not False and value is not None:
-            text = ("" if name == "h" else "y") if value is True else one_line(name, value)
+            text = ("" if name == "h" else "y") if value is True else _sayable(name, value)
             yield ("W", f"{name}={text}") if name in _ATTRIBUTES else (name, text)
 
 
@@ -266,16 +266,22 @@ def _add(option: str, to: dict[str, object], extras: object) -> None:
         to[name] = text
 
 
+def _sayable(name: str, value: object) -> str:
+    """Give the text of a user's value, if qsub can read it in a line of options."""
+    text = one_line(name, value)
+    if "'" in text and '"' in text:
+        raise ConfigError(f"{name}={text!r} cannot be said to PBS", remedy="It may hold one kind of quotes, not both.")
+    return text
+
+
 def _option(name: str, value: object) -> str:
     """Write an option as qsub reads a line of them: in quotes, within which nothing is special."""
-    if value == "":
+    text = str(value)
+    if not text:
         return f"-{name}"
-    text = one_line(name, value)
     if re.fullmatch(r"[\w.,:/@=+*~%^\[\]-]+", text, re.ASCII):
         return f"-{name} {text}"
     quote = "'" if "'" not in text else '"'
-    if quote in text:
-        raise ConfigError(f"{name}={text!r} cannot be said to PBS", remedy="It may hold one kind of quotes, not both.")
     return f"-{name} {quote}{text}{quote}"
 
 

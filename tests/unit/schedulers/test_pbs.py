@@ -400,7 +400,7 @@ def _read(line: str) -> list[str]:
 def test_what_cannot_be_said_is_refused_by_name(name: str, value: str) -> None:
     given = {"select": {"select": {"name": value}}, "l": {"l": {"name": value}}}.get(name, {name: value})
     asked = given if name in {"queue", "account"} else {"backend_options": given}
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"^(the resource ')?" + ("name" if name in {"select", "l"} else name)):
         script(**asked)
 
 
