@@ -20,7 +20,7 @@ from clustrix.errors import (
     UnsupportedResource,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits
+from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -149,18 +149,18 @@ class Slurm:
     def script(self, spec: JobSpec, paths: JobPaths, *, offset: int = 0, tasks: int = 1) -> str:
         """Write the batch script; ConfigError, UnknownOption, UnsupportedResource."""
         options = {
-            "job-name": _job_name(spec),
+            "job-name": job_name(spec),
             "output": _output(paths, offset, tasks),
             "open-mode": "append",
             **({"array": _array(tasks, spec.max_parallel)} if tasks > 1 else {}),
             **_resources(spec.resources),
         }
-        modules = [shlex.quote(_text("modules", name)) for name in spec.resources.modules]
+        modules = [shlex.quote(one_line("modules", name)) for name in spec.resources.modules]
         wrapper, logs = shlex.quote(paths.wrapper), shlex.quote(paths.logs)
         lines = [
             # Only a login shell is sure to know the module command.
             "#!/bin/bash -l" if modules else "#!/bin/sh",
-            f"# {_comment(spec.name)}, job {spec.id.ulid}, tasks {offset} to {offset + tasks - 1}",
+            f"# {printable(spec.name)}, job {spec.id.ulid}, tasks {offset} to {offset + tasks - 1}",
             *(f"#SBATCH {_option(name, value)}" for name, value in options.items()),
             "",
             f"task=$(({offset} + {self.array_index}))" if tasks > 1 else f"task={offset}",
@@ -178,11 +178,11 @@ class Slurm:
 
     def parse_submit(self, completed: Completed) -> str:
         """Read the number that ``--parsable`` prints, with the cluster's name behind a semicolon in a federation."""
-        lines = _decoded(completed.stdout).split()
+        lines = decoded(completed.stdout).split()
         number = lines[-1].partition(";")[0] if lines else ""
         if completed.returncode == 0 and number.isdigit():
             return number
-        said = _decoded(completed.stderr) or _decoded(completed.stdout)
+        said = decoded(completed.stderr) or decoded(completed.stdout)
         if completed.returncode == 0:
             raise UnparsableOutput(f"sbatch printed no job number: {said!r}")
         words = "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines())
@@ -192,13 +192,13 @@ class Slurm:
 
     def find_argv(self, spec: JobSpec) -> tuple[str, ...]:
         """Look for a job by its name, which holds its ULID."""
-        return ("sh", "-c", _FIND, "sh", _job_name(spec))
+        return ("sh", "-c", _FIND, "sh", job_name(spec))
 
     def parse_find(self, completed: Completed) -> str | None:
         """Read the number of the newest job of that name."""
         if completed.returncode != 0:
-            raise BackendError(f"squeue failed: {_decoded(completed.stderr) or completed.returncode}")
-        numbers = re.findall(r"^(\d+)", _decoded(completed.stdout), re.MULTILINE)
+            raise BackendError(f"squeue failed: {decoded(completed.stderr) or completed.returncode}")
+        numbers = re.findall(r"^(\d+)", decoded(completed.stdout), re.MULTILINE)
         return max(numbers, key=int) if numbers else None
 
     def status_argv(self, native_ids: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -219,23 +219,23 @@ class Slurm:
     ) -> Mapping[str, Mapping[int, TaskStatus]]:
         """Read both; a job that neither knows is left out, unless one of them could not be asked."""
         queue, accounting = answers
-        said = _decoded(queue.stderr)
+        said = decoded(queue.stderr)
         # One unknown job is an error for squeue, several are none.
         if queue.returncode != 0 and "Invalid job id" not in said:
             raise BackendError(f"squeue failed: {said or queue.returncode}")
         found: dict[str, dict[int, TaskStatus]] = {}
-        for job, task, status in _accounted(_decoded(accounting.stdout)):
+        for job, task, status in _accounted(decoded(accounting.stdout)):
             # Whatever squeue has forgotten is over, also if the accounting has not heard of it yet.
             if status.state.ended:
                 found.setdefault(job, {})[task] = status
-        for job, task, status in _queued(_decoded(queue.stdout)):
+        for job, task, status in _queued(decoded(queue.stdout)):
             known = found.setdefault(job, {})
             # Of an end the accounting knows more; of anything else the controller knows it first.
             if not (status.state.ended and task in known):
                 known[task] = status
         unknown = [job for job in native_ids if job not in found]
-        if unknown and accounting.returncode != 0 and not _NO_ACCOUNTING.search(_decoded(accounting.stderr)):
-            raise BackendError(f"sacct failed: {_decoded(accounting.stderr) or accounting.returncode}")
+        if unknown and accounting.returncode != 0 and not _NO_ACCOUNTING.search(decoded(accounting.stderr)):
+            raise BackendError(f"sacct failed: {decoded(accounting.stderr) or accounting.returncode}")
         return {job: found[job] for job in native_ids if job in found}
 
     def cancel_argv(self, native_ids: Sequence[str]) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ class Slurm:
 
     def parse_limits(self, completed: Completed) -> Limits:
         """Read MaxArraySize, which is one more than the highest index."""
-        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _decoded(completed.stdout), re.MULTILINE)
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", decoded(completed.stdout), re.MULTILINE)
         return Limits(max_array_index=max(int(match[1]) - 1, 0) if match else None)
 
 
@@ -309,25 +309,7 @@ def _option(name: str, value: object) -> str:
     """Write an option, a backslash before whatever is not plain, as sbatch reads them."""
     if value is None:
         return f"--{name}"
-    return f"--{name}=" + re.sub(r"([^\w./,:=@%+-])", r"\\\1", _text(name, value))
-
-
-def _text(name: str, value: object) -> str:
-    text = str(value)
-    if isinstance(value, (dict, list, tuple, set)) or not text:
-        raise ConfigError(f"{name} must be a text or a number, not {value!r}")
-    if not text.isprintable():
-        raise ConfigError(f"{name} must be one line of printable text, not {text!r}")
-    return text
-
-
-def _comment(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _job_name(spec: JobSpec) -> str:
-    """Make a name that is unique: squeue can look for it when the number is not known."""
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', spec.name)[:60]}-{spec.id.ulid}"
+    return f"--{name}=" + re.sub(r"([^\w./,:=@%+-])", r"\\\1", one_line(name, value))
 
 
 def _array(tasks: int, max_parallel: int | None) -> str:
@@ -463,7 +445,3 @@ def _unreachable(said: str) -> bool:
     return any(
         mark in said for mark in ("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes were")
     )
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode(errors="replace").strip()
