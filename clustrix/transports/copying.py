@@ -43,7 +43,7 @@ _PUT = """umask 077
 mkdir -p -- {directory} && cd -- {directory} || exit 1
 p={part}; n=0
 {resume}echo "$n"
-head -c $(({size} - n)) >>"$p" || {{ rm -f "$p"; exit 1; }}
+dd bs=1M count=$(({size} - n)) iflag=count_bytes,fullblock status=none >>"$p" || {{ rm -f "$p"; exit 1; }}
 read -r want || exit 1
 got=$($sum <"$p")
 [ "${{got%% *}}" = "$want" ] || {{ rm -f "$p"; exit 65; }}
