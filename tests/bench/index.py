@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import html
-import io
+import re
 import subprocess
 import sys
 import threading
+import zipfile
 from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.utils import parse_wheel_filename
 
@@ -31,19 +32,27 @@ def fetch_wheels(requirements: Path, directory: Path) -> None:
 
 
 def write_pages(wheels: Path, site: Path) -> None:
-    """Write the pages of a simple index (PEP 503) that links to the wheels."""
+    """Write the pages of a simple index (PEP 503) that links to the wheels, with their metadata (PEP 658) as PyPI."""
     files: dict[str, list[Path]] = defaultdict(list)
     for wheel in sorted(wheels.glob("*.whl")):
         files[parse_wheel_filename(wheel.name)[0]].append(wheel)
-    (site / "files").symlink_to(wheels)
+    (site / "files").mkdir()
     for name, found in files.items():
         page = site / "simple" / name / "index.html"
         page.parent.mkdir(parents=True)
-        links = (
-            f'<a href="/files/{html.escape(wheel.name)}#sha256={_sha256(wheel)}">{html.escape(wheel.name)}</a><br>'
-            for wheel in found
-        )
-        page.write_text("<!DOCTYPE html><html><body>" + "\n".join(links) + "</body></html>")
+        links = "\n".join(_link(wheel, site) for wheel in found)
+        page.write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+
+
+def _link(wheel: Path, site: Path) -> str:
+    (site / "files" / wheel.name).symlink_to(wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if re.fullmatch(r"[^/]*\.dist-info/METADATA", name))
+        metadata = archive.read(name)
+    (site / "files" / f"{wheel.name}.metadata").write_bytes(metadata)
+    known = f'data-core-metadata="sha256={hashlib.sha256(metadata).hexdigest()}"'
+    name = html.escape(wheel.name)
+    return f'<a href="/files/{name}#sha256={_sha256(wheel)}" {known}>{name}</a><br>'
 
 
 def _sha256(path: Path) -> str:
@@ -64,14 +73,6 @@ class _Quiet(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return
-
-    def copyfile(self, source: Any, outputfile: Any) -> None:
-        """Let the kernel copy what can be large."""
-        outputfile.flush()
-        if isinstance(source, io.BufferedReader):
-            self.connection.sendfile(source)
-        else:  # a listing, made in memory
-            super().copyfile(source, outputfile)
 
 
 @contextmanager
