@@ -218,7 +218,8 @@ def _(it: Ground) -> Said:
 def _pretending(it: Ground, code: str) -> Said:
     """Run in an environment whose Python says something else of itself, before anything of ours runs there."""
     files = it.place / "files"
-    make_wheel(_made(files), "pretence", "1.0", files={"sitecustomize.py": code})
+    # A .pth, since some distributions have a sitecustomize of their own that comes first.
+    make_wheel(_made(files), "pretence", "1.0", files={"pretence.pth": "import pretence\n", "pretence.py": code})
     other = it.stack.enter_context(shop(files, {}))
     it.stranger.variables["UV_DEFAULT_INDEX"] = other.url
     it.stranger.configured(runtime="venv")
