@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 IMAGES: Final = Path(__file__).parents[2] / "images"
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clustrix-ci"
+BASE_PYTHON: Final = "3.11"
 REMEDY: Final = "on Debian, `bash .ci/run packages engine images` as root installs and starts it"
 
 
@@ -46,12 +48,19 @@ def _image_builder() -> str | None:
     return _engine() or _program("mmdebstrap") or (None if os.geteuid() == 0 else "mmdebstrap needs root")
 
 
+def _bases() -> str | None:
+    """Say what keeps this Python's functions out of the base images: Debian 12's Python, or no way to make them."""
+    here = ".".join(map(str, sys.version_info[:2]))
+    other = None if here == BASE_PYTHON else f"the base images have Python {BASE_PYTHON}, and this is {here}"
+    return other or _image_builder() or _program("skopeo")
+
+
 NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "engine": _engine,
     "registry": lambda: _program("docker-registry"),
     "skopeo": lambda: _program("skopeo"),
     "podman": lambda: _program("podman"),
-    "bases": lambda: _image_builder() or _program("skopeo"),
+    "bases": _bases,
     "testbed": _image_builder,
 }
 
