@@ -197,6 +197,7 @@ class _Follower:
         self.watch: Watch | None = None
         self.stale = False
         self.failures = 0
+        self.silent = False  # the scheduler has not answered when it was asked last
         self.wake = threading.Event()
 
     def add(self, course: Course, *, afresh: bool) -> None:
@@ -289,6 +290,7 @@ class _Follower:
             self._catch_up(courses)
             if self.pace.due():
                 self._conclude({ulid: course for ulid, course in courses.items() if not course.over})
+                self.pace.rest()
 
     def _catch_up(self, courses: Mapping[str, Course]) -> None:
         """Everything that had ended is known now."""
@@ -317,7 +319,16 @@ class _Follower:
         """Ask the scheduler once for all, and see which items will never have an outcome."""
         if not courses:
             return
-        said = self.site.backend.status([course.record for course in courses.values()])
+        try:
+            said = self.site.backend.status([course.record for course in courses.values()])
+        except BackendError as error:  # outcomes come without it
+            if not self.silent:
+                _log.warning("the scheduler of %s does not answer, still trying: %s", _name(courses), error)
+            self.silent = True
+            return
+        if self.silent:
+            _log.warning("the scheduler of %s answers again", _name(courses))
+        self.silent = False
         for course in courses.values():
             with course.changed:
                 course.said = said.get(course.record.id)
@@ -342,6 +353,10 @@ class _Pace:
 
     def restart(self) -> None:
         self._interval = _STATUS[0]
+        self._next = time.monotonic() + self._interval
+
+    def rest(self) -> None:
+        """Count from now: the query may have taken longer than the interval, and other news has waited for it."""
         self._next = time.monotonic() + self._interval
 
     def due(self) -> bool:

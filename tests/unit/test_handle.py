@@ -229,6 +229,22 @@ def test_a_scheduler_that_does_not_answer_loses_no_job(site: Site, caplog: pytes
         job.result(60)
 
 
+def test_outcomes_come_while_the_scheduler_is_silent(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    array = attach(site, items=2)
+    site.broken = errors.BackendError("slurmctld is down")
+    with pytest.raises(FutureTimeout):
+        array[1].result(3)  # it is asked twice in that time
+    site.finish(0, 5, array.record)
+    assert array[0].result(60) == 5
+    assert [record.getMessage().partition(" does not answer")[0] for record in caplog.records] == [
+        f"the scheduler of {array.id}"
+    ]
+    assert site.watches == 1
+    site.broken = None
+    site.finish(1, 6, array.record)
+    assert array[1].result(60) == 6
+
+
 def test_unknown_everywhere_is_lost_only_after_a_while(site: Site) -> None:
     job = attach(site, grace=1.5).job()
     site.statuses = None
