@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,10 @@ def base_with_uv(base: str, reference: str, context: Path) -> str:
 
 
 def forget(references: list[str]) -> None:
-    """Remove images, and what BuildKit keeps of them."""
-    grounds.run(ENGINE_CLI, "rmi", "--force", *references)
-    grounds.run(ENGINE_CLI, "builder", "prune", "--force", "--filter", "type=exec.cachemount")
-    grounds.run(ENGINE_CLI, "builder", "prune", "--force")
+    """Remove images, which may not be there, and what BuildKit keeps of them."""
+    for arguments in (
+        ("rmi", "--force", *references),
+        ("builder", "prune", "--force", "--filter", "type=exec.cachemount"),
+        ("builder", "prune", "--force"),
+    ):
+        subprocess.run([ENGINE_CLI, *arguments], capture_output=True, check=False)

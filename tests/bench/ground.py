@@ -25,7 +25,7 @@ sys.path.append(str(HERE.parent))  # for the servers of the live tests
 from live import servers  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clustrix-bench"
 PEERS = ("submitit", "parsl")
@@ -90,6 +90,10 @@ class Ground:
         """Ask an environment for the versions of distributions."""
         code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
         return dict(zip(names, run(python, "-c", code, *names).split(), strict=True))
+
+    def at_the_end(self, action: Callable[[], object]) -> None:
+        """Do something when the bench ends, however it ends."""
+        self._stack.callback(action)
 
     def fresh(self, name: str) -> Path:
         """Make an empty directory."""

@@ -31,6 +31,7 @@ def measure(ground: Ground, rounds: int) -> Measure:
     base = contenders.base_with_uv(ground.base, f"{ground.registry.host}/base-uv:bookworm", ground.fresh("uv-base"))
     times: dict[str, dict[str, list[float]]] = {}
     facts: list[dict[str, Any]] = []
+    ground.at_the_end(lambda: contenders.forget([base, ground.base]))
     for bytecode, said in BYTECODE.items():
         builder = contenders.DockerWithUv(base, ground.index, ground.fresh("context"), bytecode)
         cases = {
@@ -39,7 +40,6 @@ def measure(ground: Ground, rounds: int) -> Measure:
         }
         for step, samples in _by_step(cases, rounds).items():
             times[f"{step}, {said}"] = samples
-    contenders.forget([base, ground.base])
     versions = {
         **ground.versions(ground.scientific, "uv", "isal"),
         "Docker engine": grounds.run(contenders.ENGINE_CLI, "version", "--format", "{{.Server.Version}}").strip(),
@@ -115,13 +115,10 @@ def _docker(ground: Ground, builder: contenders.DockerWithUv) -> dict[str, float
         text = ground.requirements[requirements]
         return seconds(lambda: builder.build_and_push(text, f"{repository}:latest", cache=mark, cold=cold))
 
-    figures = {
-        COLD: build("first", cold=True),
-        UNCHANGED: build("first"),
-        CHANGED: build("changed"),
-    }
-    contenders.forget([f"{repository}:latest"])
-    return figures
+    try:
+        return {COLD: build("first", cold=True), UNCHANGED: build("first"), CHANGED: build("changed")}
+    finally:
+        contenders.forget([f"{repository}:latest"])
 
 
 def found(times: dict[str, dict[str, list[float]]], facts: list[dict[str, Any]], versions: dict[str, str]) -> Measure:
