@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WINDOW = 1 << 24  # bytes that may be under way, and that are read at a time: 16 MiB keep a long fat line busy
 _PACKET = 1 << 18
+_REKEY = 1 << 35  # bytes under one key: half of what RFC 4344 allows for AES
 _KEEPALIVE = 20  # seconds between two questions whether the server is there; firewalls forget silent connections
 _SILENCE = 45  # seconds that it may take to answer
 _SEND = 32_704  # what an OpenSSH server takes in one packet
@@ -145,6 +146,8 @@ class SSH(PosixTransport):
                 transport = paramiko.Transport(line, default_window_size=_WINDOW, default_max_packet_size=_PACKET)
                 undo.callback(transport.close)
                 transport.banner_timeout = transport.auth_timeout = patience
+                # paramiko's thread waits for itself when a session ends during a key exchange: 30 s, then it dies.
+                transport.packetizer.REKEY_BYTES = _REKEY
                 options = transport.get_security_options()
                 # GCM is the fastest: it needs no second pass over the data for a MAC.
                 options.ciphers = sorted(options.ciphers, key=lambda name: "gcm" not in name)
@@ -186,9 +189,16 @@ def _keep_alive(transport: paramiko.Transport) -> None:
         late.daemon = True
         late.start()
         # Servers refuse what they do not know, which is an answer, too.
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(*_broken()):
             transport.global_request("keepalive@openssh.com")
         late.cancel()
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """List what paramiko raises when a connection is gone."""
+    import paramiko
+
+    return (OSError, EOFError, paramiko.SSHException)
 
 
 class _Channel(Pipe):
@@ -199,23 +209,23 @@ class _Channel(Pipe):
         try:
             for start in range(0, len(data), _SEND):
                 self._channel.sendall(data[start : start + _SEND])
-        except EOFError as error:
-            raise BrokenPipeError("the connection is closed") from error
+        except _broken() as error:
+            raise BrokenPipeError(f"the connection is closed: {error}") from error
 
     def end(self) -> None:
         try:
             self._channel.shutdown_write()
-        except EOFError as error:
-            raise BrokenPipeError("the connection is closed") from error
+        except _broken() as error:
+            raise BrokenPipeError(f"the connection is closed: {error}") from error
 
     def read(self) -> bytes:
         # Reading sends, too: it makes room for more.
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(*_broken()):
             return self._channel.recv(_WINDOW)
         return b""
 
     def read_error(self) -> bytes:
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(*_broken()):
             return self._channel.recv_stderr(_WINDOW)
         return b""
 
@@ -227,5 +237,5 @@ class _Channel(Pipe):
         return not self._channel.closed and not self._channel.eof_received
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(*_broken()):
             self._channel.close()
