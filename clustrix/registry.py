@@ -50,6 +50,7 @@ PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
         "engine": PlugIn("clustrix.publish.engine:Engine", extra="docker", package="docker"),
         "layout": PlugIn("clustrix.publish.layout:LayoutDirectory"),
         "registry": PlugIn("clustrix.publish.registry:Registry"),
+        "sif": PlugIn("clustrix.publish.sif:Sif"),
     },
 }
 

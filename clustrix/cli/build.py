@@ -43,7 +43,7 @@ class Order:
     "-o",
     "outputs",
     multiple=True,
-    help="registry/repository:tag, oci:DIR, oci-archive:FILE or docker:NAME.",
+    help="registry/repository:tag, oci:DIR, oci-archive:FILE, FILE.sif or docker:NAME.",
 )
 @click.option("--tag", "tags", multiple=True, help="A tag for every output that names none.")
 @click.option("--platform", help="linux/amd64 or linux/arm64. Default: this machine's.")
@@ -58,7 +58,8 @@ class Order:
 def command(*, dry_run: bool, as_json: bool, verify: bool, **options: Any) -> None:  # noqa: ANN401
     """Make an image of an environment: of a lock, requirements, a script, an Image, or of what is installed.
 
-    No daemon is needed. The same lock and base give the same image; what was packed before is not packed again.
+    No daemon is needed; a SIF is made by the Apptainer of this machine. The same lock and base give the same image;
+    what was packed before is not packed again.
 
     \b
     Examples:
@@ -66,6 +67,7 @@ def command(*, dry_run: bool, as_json: bool, verify: bool, **options: Any) -> No
       clustrix build --lock uv.lock --base oci:base --output oci:image --json
       clustrix build --script fit.py --output docker:fit --verify
       clustrix build --requirements requirements.txt --output oci-archive:fit.tar --dry-run
+      clustrix build --lock uv.lock --output fit.sif
     """
     from clustrix import artifacts, placement
     from clustrix.cli.progress import shown
@@ -156,22 +158,20 @@ def _load(text: str) -> Image:
 
 
 def _tagged(outputs: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str, ...]:
+    from clustrix.publish import split_scheme
+
     if tags and not outputs:
         raise click.UsageError("--tag needs an --output")
     if not tags:
         return outputs
-    if named := [text for text in outputs if _has_tag(text)]:
+    schemes = {split_scheme(text)[0] for text in outputs}
+    if "sif" in schemes:
+        raise click.UsageError("a SIF has no tag: leave out --tag, and write the tags of other outputs with them")
+    if named := [text for text in outputs if ":" in split_scheme(text)[1].rpartition("/")[2]]:
         raise click.UsageError(f"--output {named[0]} has a tag already: leave out --tag")
-    if len(tags) > 1 and any(text.startswith("oci-archive:") for text in outputs):
+    if len(tags) > 1 and "oci-archive" in schemes:
         raise click.UsageError("an oci-archive holds one image: give it one --tag")
     return tuple(f"{text}:{tag}" for text in outputs for tag in tags)
-
-
-def _has_tag(text: str) -> bool:
-    rest = (
-        text.partition(":")[2] if text.split(":", 1)[0] in {"oci", "oci-archive", "docker", "docker-daemon"} else text
-    )
-    return ":" in rest.rpartition("/")[2]
 
 
 def _publish(place: Destination, built: BuildResult) -> dict[str, Any]:

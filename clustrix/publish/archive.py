@@ -7,12 +7,11 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix.errors import BadReference
 from clustrix.model.progress import SILENT
 from clustrix.oci.archive import oci_archive
 from clustrix.oci.layout import disk_full
 from clustrix.oci.reference import split_tag
-from clustrix.publish.base import Published
+from clustrix.publish.base import Published, check_file
 
 if TYPE_CHECKING:
     from clustrix.model.image import BuiltImage
@@ -29,9 +28,7 @@ class Archive:
 
     def publish(self, image: BuiltImage, layout: Layout, *, progress: Progress = SILENT) -> Published:
         """Write the archive, in the place of one that may be there; `DiskFull`, `BadReference` for no place for it."""
-        if self.path.is_dir() or not self.path.parent.is_dir():
-            what = "is a directory" if self.path.is_dir() else "is in a directory that does not exist"
-            raise BadReference(f"{self.path} {what}", remedy="Name a file in a directory that exists.")
+        check_file(self.path)
         manifest = layout.describe(image.manifest_digest, image.platform)
         temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}-{secrets.token_hex(8)}")
         bar = progress.start(f"write {self.path}", sum(blob.size for blob in layout.manifest(manifest.digest).blobs))

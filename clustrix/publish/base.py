@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from clustrix.errors import BadReference
 from clustrix.model.progress import SILENT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clustrix.model.image import BuiltImage
     from clustrix.model.progress import Progress
     from clustrix.oci.layout import Layout
@@ -30,3 +33,10 @@ class Destination(Protocol):
 
     def publish(self, image: BuiltImage, layout: Layout, *, progress: Progress = SILENT) -> Published:
         """Bring an image there, whose blobs are in ``layout``. Whoever looks there sees all of it or nothing."""
+
+
+def check_file(path: Path) -> None:
+    """Refuse a place where no file can be written; `BadReference`."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a directory" if path.is_dir() else "is in a directory that does not exist"
+        raise BadReference(f"{path} {what}", remedy="Name a file in a directory that exists.")

@@ -6,6 +6,7 @@ from clustrix.publish.archive import Archive
 from clustrix.publish.engine import Engine
 from clustrix.publish.layout import LayoutDirectory
 from clustrix.publish.registry import Registry
+from clustrix.publish.sif import Sif
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,11 @@ from clustrix.publish.registry import Registry
         ("oci:a.b/c:d/e", LayoutDirectory, "a.b/c:d/e latest"),
         ("oci-archive:/a/out.tar", Archive, "/a/out.tar latest"),
         ("oci-archive:out.tar:v1", Archive, "out.tar v1"),
+        ("out.sif", Sif, "out.sif"),
+        ("a.io/b/out.sif", Sif, "a.io/b/out.sif"),
+        ("sif:C:\\out:1", Sif, "C:\\out:1"),
+        ("docker://a.io/out.sif", Registry, "a.io/out.sif:latest"),
+        ("oci:out.sif", LayoutDirectory, "out.sif latest"),
         ("docker:app", Engine, "app latest"),
         ("docker-daemon:localhost:5000/app", Engine, "localhost:5000/app latest"),
         ("docker:me/app:1", Engine, "me/app 1"),
@@ -31,6 +37,8 @@ def test_what_it_reads(text, kind, said):
     assert type(found) is kind
     if kind is Registry:
         assert str(found.reference) == said
+    elif kind is Sif:
+        assert str(found.path) == said
     else:
         assert f"{found.repository if kind is Engine else found.path} {found.tag}" == said
 
@@ -42,6 +50,7 @@ def test_what_it_reads(text, kind, said):
         "app",
         "podman:app",
         "oci:",
+        "sif:",
         "docker:",
         "docker:UPPER",
         "oci-dir:x",
