@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clustrix import errors, handle
+from clustrix import errors, handle, watch
 from clustrix.model.job import End, EndKind, JobId, JobRecord, State, TaskStatus, new_ulid
 from clustrix.model.outcome import Outcome, OutcomeStatus
 from clustrix.stores.base import Ended, Output, RawOutcome
@@ -227,6 +227,18 @@ def test_a_scheduler_that_does_not_answer_loses_no_job(site: Site, caplog: pytes
     site.statuses = None
     with pytest.raises(errors.Crashed, match="exit code 1"):
         job.result(60)
+
+
+def test_the_end_of_an_earlier_start_is_not_the_last(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is queued again and runs again has removed what its wrapper wrote."""
+    monkeypatch.setattr(watch, "_SETTLE", 0.0)
+    monkeypatch.setattr(site, "ends", lambda job: {})
+    job = attach(site).job()
+    site.news.append(Ended(job.id.ulid, task=0, end=End(kind=EndKind.SIGNALLED, signal=15)))
+    with pytest.raises(FutureTimeout):
+        job.result(1.5)
+    site.finish(0, "again", job.record)
+    assert job.result(60) == "again"
 
 
 def test_outcomes_come_while_the_scheduler_is_silent(site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -322,6 +322,27 @@ def test_a_hook_is_for_one_call(site, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def hooked_elsewhere():
+    import clustrix
+
+    found = []
+
+    def hook():
+        try:
+            clustrix.on_preempt(print)
+        except clustrix.ConfigError as error:
+            found.append(error.message)
+
+    thread = threading.Thread(target=hook)
+    thread.start()
+    thread.join()
+    return found
+
+
+def test_hooks_are_taken_in_the_main_thread(site):
+    assert site.call(hooked_elsewhere) == ["on_preempt works in the main thread only"]
+
+
 def started(site, paths, directory):
     worker = subprocess.Popen(site.argv(paths), start_new_session=True)
     deadline = time.monotonic() + 60
