@@ -143,7 +143,7 @@ class Runner:
         remedy = "Start it again from there, or ask for more with time=." if late else "`retries=` starts it again."
         end = kind(f"{self._task.function_name} ended because {why}; its on_preempt hook {said}", remedy=remedy)
         end.checkpoint = checkpoint
-        print(f"clustrix: {end.message}", file=sys.stderr, flush=True)
+        os.write(2, f"clustrix: {end.message}\n".encode(errors="backslashreplace"))
         if late or not self._task.requeue:
             self._fail(index, started, end, cause or end)
 
@@ -220,7 +220,8 @@ class Runner:
         )
         for stream in (sys.stdout, sys.stderr):  # the log is whole before the outcome says that it is
             if stream is not None and not stream.closed:
-                stream.flush()
+                with suppress(RuntimeError):  # on the way out by a signal, which may have come in the middle of a print
+                    stream.flush()
         with _Replacement(self._paths.outcome(index)) as file:
             file.write(seal(outcome, self._key))
 
