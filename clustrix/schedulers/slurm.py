@@ -122,6 +122,7 @@ _NEVER = re.compile(
 )
 
 _WARNING = 60
+_SIGXCPU = 24  # of Linux; every version takes a number, whichever names it knows
 _NOWHERE = "/dev/null"
 _FORMAT = "%F|%K|%T|%S|%N|%r"
 _SQUEUE = ("env", "SLURM_BITSTR_LEN=0", "SLURM_TIME_FORMAT=%s", "squeue", "--noheader", "--states=all")
@@ -293,7 +294,7 @@ def _resources(asked: Resources) -> dict[str, object]:
         options[name] = None if value is True else value
     if "requeue" not in options:
         options["no-requeue"] = None
-    options.setdefault("signal", f"B:XCPU@{_warning(asked.time)}")
+    options.setdefault("signal", f"B:{_SIGXCPU}@{_warning(asked.time)}")
     return options
 
 

@@ -52,7 +52,7 @@ def begun(desk: Desk, saving: bool = True, **options: object) -> tuple[Job, str]
 def test_the_script_asks_for_a_warning_and_slurm_takes_it(desk: Desk) -> None:
     job, _ = begun(desk, resources=Resources(time=timedelta(minutes=10)))
     said = desk.transport.run(f"scontrol --oneliner show job {job.record.native_id}; cat '{desk.path(job)}/script.sh'")
-    assert "#SBATCH --signal=B:XCPU@60\n" in said.stdout.decode()
+    assert "#SBATCH --signal=B:24@60\n" in said.stdout.decode()
     # What SLURM sends then, now.
     desk.transport.run(f"scancel --batch --signal=XCPU {job.record.native_id}")
     with pytest.raises(errors.TimeLimit, match="its time was nearly over") as caught:

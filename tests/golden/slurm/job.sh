@@ -13,7 +13,7 @@
 #SBATCH --time=1-02:00:04
 #SBATCH --gres=gpu:2
 #SBATCH --no-requeue
-#SBATCH --signal=B:XCPU@60
+#SBATCH --signal=B:24@60
 
 task=$((0 + ${SLURM_ARRAY_TASK_ID:-0}))
 module load apptainer/1.4 cuda || exit

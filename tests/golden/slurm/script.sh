@@ -18,7 +18,7 @@
 #SBATCH --mail-type=END,FAIL
 #SBATCH --exclusive
 #SBATCH --no-requeue
-#SBATCH --signal=B:XCPU@60
+#SBATCH --signal=B:24@60
 
 task=$((0 + ${SLURM_ARRAY_TASK_ID:-0}))
 module load apptainer/1.4 cuda || exit
