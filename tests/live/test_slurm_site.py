@@ -19,7 +19,7 @@ from clustrix import catalogue, cli, config, errors
 from tests.conformance.backends import LONG
 
 from .test_slurm import ROOT, cache, desk, line, placed  # noqa: F401 - fixtures
-from .test_slurm_faults import far  # noqa: F401 - a fixture
+from .test_slurm_faults import far, until  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,8 +42,9 @@ def clustrix(*argv: str, status: int = 0) -> Any:
 def test_gc_removes_the_old_and_nothing_that_runs(far: Callable[..., Any], desk: Desk) -> None:
     ended = far("def one(): return 1").submit()
     assert ended.result(LONG) == 1
-    waits = far("import time\ndef rest(): time.sleep(1000)").submit()
+    waits = far("import time\ndef rest():\n    print('ready', flush=True)\n    time.sleep(1000)").submit()
     try:
+        until(lambda: "ready" in waits.logs())  # from now on it writes nothing, and nobody who follows it does
         jobs = [f"{ROOT}/jobs/{job.id.ulid}" for job in (ended, waits)]
         # The wrapper writes down its end a moment after the outcome.
         desk.transport.run(f"until [ -e '{jobs[0]}/ends/0.json' ]; do sleep 0.1; done")
