@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -437,7 +438,12 @@ place = Path(sys.argv[1])
 builder, recipe, wheels = pickle.loads((place / "job").read_bytes())
 print("go", flush=True)
 print(builder.build(recipe, wheels).image.config_digest)
+status = Path("/proc/self/status")
+if status.exists():
+    # ru_maxrss would count what the process that started this one had.
+    print(*(line for line in status.read_text().splitlines() if line.startswith("VmHWM")), file=sys.stderr)
 """
+PEAK = re.compile(r"VmHWM:\s*(\d+) kB\n")
 
 
 def start(environment: Environment, wheels: dict[str, Path], **more: Any) -> subprocess.Popen[str]:
@@ -489,11 +495,12 @@ def test_memory_stays_small_whatever_the_wheel(tmp_path: Path) -> None:
             member.write(bytes(1 << 20))
     environment.wheels = {"huge": wheel}
     process = start(environment, environment.wheels)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.communicate()[1] == ""
-    assert status == 0
-    assert usage.ru_maxrss < 110 * 1024  # KiB
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells how much memory another process had")
+    (peak,) = PEAK.findall(said)
+    assert int(peak) < 110 * 1024
     member_size = json.loads((next((tmp_path / "cache/wheels").iterdir())).read_text())["size"]
     assert member_size < 20 << 20
 
