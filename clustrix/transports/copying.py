@@ -14,6 +14,7 @@ import re
 import secrets
 import shlex
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
 from clustrix.errors import ConnectionLost, DiskFull, TransportError
@@ -194,22 +195,28 @@ def _send(shell: Shell, file: BinaryIO, size: int, bar: _Meter, *, wait: bool) -
     digest = hashlib.sha256()
     file.seek(0)
     position = 0
-    while position < size:
-        data = file.read(min(_CHUNK, size - position, offset - position if position < offset else size))
-        if not data:
-            raise TransportError(f"{file.name} became shorter while it was copied")
-        digest.update(data)
-        if position >= offset:
-            try:
-                shell.pipe.write(data)
-            except OSError:
-                return  # the other side has stopped listening; its answer says why
-        position += len(data)
-        bar.at(position)
+    # Both counting and sending leave the interpreter to others: they go on at the same time.
+    with ThreadPoolExecutor(1) as pool:
+        while position < size:
+            data = file.read(min(_CHUNK, size - position, offset - position if position < offset else size))
+            if not data:
+                raise TransportError(f"{file.name} became shorter while it was copied")
+            counted = pool.submit(digest.update, data)
+            if position >= offset and not _written(shell, data):
+                return
+            counted.result()
+            position += len(data)
+            bar.at(position)
+    _written(shell, digest.hexdigest().encode() + b"\n")
+
+
+def _written(shell: Shell, data: bytes) -> bool:
+    """Send; False once the other side has stopped listening, whose answer says why."""
     try:
-        shell.pipe.write(digest.hexdigest().encode() + b"\n")
+        shell.pipe.write(data)
     except OSError:
-        return
+        return False
+    return True
 
 
 def _receive(shell: Shell, part: Path, offset: int, size: int, bar: _Meter) -> str:

@@ -283,7 +283,7 @@ def recovered(ssh: SSH | OpenSSH, script: str) -> bytes:
     while True:
         try:
             return ssh.run(script).stdout
-        except TransportError:
+        except TransportError:  # noqa: PERF203 - one attempt is one round trip
             assert time.monotonic() < end
             time.sleep(0.1)
 
