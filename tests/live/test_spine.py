@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import clustrix
 from tests.unit.wheels import Venv, make_wheel, uv
 
 from . import servers
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.live
 
-SOURCES = Path(clustrix.__file__).parents[1]
+SOURCES = Path(__file__).parents[2]
 HEAD = '# /// script\n# dependencies = ["tiny"]\n# ///\nimport sys, time\nfrom clustrix import cluster\n\n'
 ENVIRONMENT = """
 @cluster
