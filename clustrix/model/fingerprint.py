@@ -24,6 +24,8 @@ _INSTALLER_FILES = tuple(
 _SCHEME = re.compile(r"[^/]+\.data/(purelib|platlib|headers|scripts|data)/(.+)", re.DOTALL)
 _HEADERS = re.compile(r"include/(?:site/)?python[^/]*/[^/]+/(.+)", re.DOTALL)
 _SITE = re.compile(r"lib(?:64)?/python[^/]*/site-packages/(.+)", re.DOTALL)
+# From site-packages the way to lib/x is ../../x, in which nothing says lib.
+_LIBRARY = re.compile(r"^lib(?:64)?/(?:python[^/]*/)?")
 
 
 def is_content(path: str) -> bool:
@@ -106,10 +108,11 @@ def _to_be_installed(path: str) -> str | None:
 
 def _data(path: str) -> str | None:
     """Place a file that goes below sys.prefix; scripts are rewritten by installers and take no part."""
+    if match := _SITE.fullmatch(path):
+        return None if path.endswith(".pyc") else match[1]
+    path = _LIBRARY.sub("", path)
     if path.startswith(("bin/", "Scripts/")) or path.endswith(".pyc"):
         return None
     if match := _HEADERS.fullmatch(path):
         return f"<headers>/{match[1]}"
-    if match := _SITE.fullmatch(path):
-        return match[1]
     return f"<data>/{path}"

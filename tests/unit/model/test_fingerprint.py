@@ -66,6 +66,9 @@ def test_version_and_tags_count() -> None:
         ("pkg-1.0.data/platlib/pkg/a.so", "pkg/a.so"),
         ("pkg-1.0.data/data/share/x.csv", "../../../share/x.csv"),
         ("pkg-1.0.data/data/share/x.csv", "../../share/x.csv"),  # Windows
+        ("pkg-1.0.data/data/lib/libx.so", "../../libx.so"),
+        ("pkg-1.0.data/data/lib/x/libx.so", "../../../lib/x/libx.so"),
+        ("pkg-1.0.data/data/lib/python3.11/x", "../x"),
         ("pkg-1.0.data/headers/x.h", "../../../include/site/python3.11/pkg/x.h"),
         ("pkg-1.0.data/headers/sub/x.h", "../../../include/python3.11/Pkg/sub/x.h"),
         ("pkg-1.0.data/data/lib/python3.11/site-packages/x.pth", "x.pth"),
