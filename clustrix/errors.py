@@ -23,6 +23,7 @@ Each carries a sentence that names the thing and, where one exists, a remedy::
     |       `-- RateLimited         it said to come back later
     |-- TransportError              a host cannot be reached or a command cannot be run on it
     |   |-- AuthenticationFailed    the host refused every credential
+    |   |   `-- AccessDenied        it knows who asks, and does not allow it; names what
     |   |-- HostKeyError            the host is unknown, or is not the one that was known
     |   `-- ConnectionLost          it was there and went away; what was asked may have happened
     |-- RuntimeUnavailable          no usable Docker, Podman, Apptainer or Python at the target
@@ -46,6 +47,7 @@ Each carries a sentence that names the thing and, where one exists, a remedy::
         |-- JobCancelled            somebody cancelled it
         |-- JobLost                 nobody knows the job any more and it left no outcome
         |-- Unschedulable           it can never start as it was asked
+        |-- ImagePullFailed         its image cannot be had there; an ImageUnavailable, too
         `-- EnvironmentMismatch     the environment there is not the one that was locked
 
 ``JobError`` is raised by reading a result. An exception of user code that can be rebuilt is raised
@@ -55,6 +57,7 @@ as itself, with the remote traceback in its ``__cause__``.
 from __future__ import annotations
 
 __all__ = [
+    "AccessDenied",
     "AuthenticationFailed",
     "BackendError",
     "BadReference",
@@ -71,6 +74,7 @@ __all__ = [
     "HashMismatch",
     "HostKeyError",
     "ImageError",
+    "ImagePullFailed",
     "ImageUnavailable",
     "JobCancelled",
     "JobError",
@@ -222,6 +226,10 @@ class AuthenticationFailed(TransportError):
     """A host refused every credential that was offered."""
 
 
+class AccessDenied(AuthenticationFailed):
+    """An account may not do what was asked; the message names the right that it does not have."""
+
+
 class HostKeyError(TransportError):
     """A host's key is unknown or has changed."""
 
@@ -344,6 +352,10 @@ class JobLost(JobError):
 
 class Unschedulable(JobError):
     """The job can never start as it was asked."""
+
+
+class ImagePullFailed(JobError, ImageUnavailable):
+    """The job never started, because its image cannot be had where it was to run."""
 
 
 class EnvironmentMismatch(JobError):

@@ -132,6 +132,7 @@ class EndKind(enum.Enum):
     PREEMPTED = "preempted"
     CANCELLED = "cancelled"
     UNSCHEDULABLE = "unschedulable"
+    IMAGE_UNAVAILABLE = "image-unavailable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,6 +94,11 @@ _KINDS: Mapping[EndKind, _Description] = {
     EndKind.PREEMPTED: (errors.Preempted, "was preempted", "`retries=` starts such a job again."),
     EndKind.CANCELLED: (errors.JobCancelled, "was cancelled", None),
     EndKind.UNSCHEDULABLE: (errors.Unschedulable, "can never start as it was asked", None),
+    EndKind.IMAGE_UNAVAILABLE: (
+        errors.ImagePullFailed,
+        "did not start, since its image cannot be had",
+        "See that the nodes reach the registry and may read from it.",
+    ),
 }
 
 

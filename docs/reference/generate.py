@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import chart
 import click
 import matrix
 import surface
@@ -126,6 +127,7 @@ PAGES = {
     "python.md": lambda: surface.python(MADE),
     "errors.md": lambda: surface.error_pages(MADE),
     "support-matrix.md": lambda: matrix.page(MADE),
+    "../../charts/clustrix/README.md": chart.page,
 }
 
 

@@ -1,0 +1,431 @@
+"""One namespace of one cluster: JSON over the connections of the official client, and typed errors.
+
+The client brings what is hard (kubeconfig, exec plug-ins, tokens that run out, TLS, proxies); its model objects are
+left out, since making them of a thousand pods takes seconds. What may be asked is in
+https://kubernetes.io/docs/reference/using-api/api-concepts/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode
+
+from clustrix.errors import (
+    AccessDenied,
+    AuthenticationFailed,
+    BackendError,
+    ClustrixError,
+    ConfigError,
+    ConnectionLost,
+    HostKeyError,
+    SubmitRejected,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    Document = dict[str, Any]
+
+RIGHTS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("batch", "jobs"): ("create", "get", "list", "patch", "delete"),
+    ("", "pods"): ("list", "watch", "deletecollection"),
+    ("", "pods/log"): ("get",),
+    ("", "secrets"): ("create", "get"),
+    ("", "configmaps"): ("create", "get", "list", "delete"),
+    ("", "events"): ("list",),
+}
+"""All that an account needs in its namespace: (API group, resource) -> verbs."""
+
+_JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_MERGE = "application/merge-patch+json"
+_TIMEOUT = 30.0
+_CONNECT = 10.0
+_ATTEMPTS = 3
+_PAUSE = 0.2  # seconds before a request is made again, doubled each time
+_LONGEST = 10.0
+_CONNECTIONS = 64
+_WATCH_SECONDS = 280
+_BAD, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _INVALID = 400, 401, 403, 404, 409, 410, 422
+_BUSY = {429, 503, 504}
+_TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Speak to one namespace. Every method raises what `_error` says, and ConnectionLost; safe for threads."""
+
+    context: str | None = None
+    namespace: str | None = None
+    kubeconfig: str | None = None
+
+    @cached_property
+    def _client(self) -> tuple[Any, str]:
+        """Load who we are and where the server is: (client, namespace). Importing it takes a fifth of a second."""
+        from kubernetes import client
+
+        settings = client.Configuration()
+        settings.connection_pool_maxsize = _CONNECTIONS
+        settings.socket_options = _keepalive()
+        own = _load(settings, self.kubeconfig, self.context)
+        return client.ApiClient(settings), self.namespace or own or ""
+
+    @cached_property
+    def space(self) -> str:
+        """Name the namespace; ConfigError where nothing does."""
+        found = self._client[1]
+        if not found:
+            raise ConfigError(
+                f"context {self.context or 'in use'} of the kubeconfig names no namespace",
+                remedy="Set `namespace` for the target.",
+            )
+        return found
+
+    @property
+    def server(self) -> str:
+        """Give the address of the API server."""
+        return str(self._client[0].configuration.host)
+
+    def path(self, kind: str, name: str = "") -> str:
+        """Give the path of a kind in the namespace, ``jobs`` or ``pods/NAME/log``."""
+        group = "/apis/batch/v1" if kind == "jobs" else "/api/v1"
+        return f"{group}/namespaces/{quote(self.space)}/{kind}{name and '/'}{name}"
+
+    def get(self, path: str, *, only_metadata: bool = False, **query: object) -> Document | None:
+        """Read an object; None if it does not exist."""
+        accept = _METADATA if only_metadata else _JSON
+        return self._document("GET", path, query=query, accept=accept, without=_NOT_FOUND)
+
+    def create(self, path: str, body: Mapping[str, Any]) -> Document | None:
+        """Make an object; None if one of that name exists."""
+        return self._document("POST", path, body=body, without=_CONFLICT)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> Document | None:
+        """Change an object (RFC 7386); None if it does not exist."""
+        return self._document("PATCH", path, body=body, content_type=_MERGE, without=_NOT_FOUND)
+
+    def delete(self, path: str, body: Mapping[str, Any] | None = None, **query: object) -> None:
+        """Delete an object or, with a selector, many; what does not exist is no error."""
+        self._document("DELETE", path, query=query, body=body or {}, without=_NOT_FOUND)
+
+    def listing(self, path: str, *, only_metadata: bool = False, **query: object) -> tuple[list[Document], str]:
+        """List objects, in pages of 500: all of them, and the resource version that a watch goes on from."""
+        accept = _METADATA.replace("Metadata;", "MetadataList;") if only_metadata else _JSON
+        found: list[Document] = []
+        more = ""
+        while True:
+            page = self._document("GET", path, query={"limit": 500, "continue": more, **query}, accept=accept) or {}
+            found += page.get("items") or []
+            more = page["metadata"].get("continue") or ""
+            if not more:
+                return found, str(page["metadata"].get("resourceVersion", ""))
+
+    def job(self, name: str) -> Document | None:
+        """Read a Job; None if it does not exist."""
+        return self.get(self.path("jobs", name))
+
+    def jobs(self, selector: str) -> list[Document]:
+        """List Jobs by their labels."""
+        return self.listing(self.path("jobs"), labelSelector=selector)[0]
+
+    def pods(self, selector: str) -> list[Document]:
+        """List pods by their labels."""
+        return self.listing(self.path("pods"), labelSelector=selector)[0]
+
+    def secret(self, name: str) -> dict[str, bytes] | None:
+        """Read what a Secret holds; None if it does not exist."""
+        import base64
+
+        found = self.get(self.path("secrets", name))
+        return found and {key: base64.b64decode(text) for key, text in (found.get("data") or {}).items()}
+
+    def watch_pods(self, selector: str) -> PodWatch:
+        """Watch pods by their labels; nothing is sent before it is iterated."""
+        return PodWatch(self, selector)
+
+    def log(self, pod: str, container: str, *, follow: bool = False, tail_lines: int | None = None) -> Stream | None:
+        """Open the log of a container; None while there is none."""
+        query = {"container": container, "follow": "true" if follow else None, "tailLines": tail_lines}
+        return self.stream(self.path("pods", f"{pod}/log"), query, without=(_NOT_FOUND, _BAD))
+
+    def stream(self, path: str, query: Mapping[str, object], *, without: tuple[int, ...] = ()) -> Stream | None:
+        """Open an answer that goes on; None for the statuses that ``without`` names."""
+        answer = self._send("GET", path, query=query, timeout=_WATCH_SECONDS + _TIMEOUT)
+        if answer.status in without:
+            answer.drain_conn()
+            return None
+        if answer.status >= _BAD:
+            raise self._error("GET", path, answer)
+        return Stream(answer)
+
+    def _document(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Mapping[str, Any] | None = None,
+        accept: str = _JSON,
+        content_type: str = _JSON,
+        without: int | None = None,
+    ) -> Document | None:
+        """Ask until there is an answer; what is made has a name, so that nothing is made twice."""
+        pause = _PAUSE
+        for left in range(_ATTEMPTS - 1, -1, -1):
+            try:
+                answer = self._send(
+                    method, path, query=query or {}, body=body, accept=accept, content_type=content_type
+                )
+                data = self._whole(answer)
+            except ConnectionLost:
+                if left == 0:
+                    raise
+            else:
+                if answer.status < _BAD:
+                    document: Document = json.loads(data)
+                    return document
+                reason = _status(data).get("reason")
+                missing = reason == "NotFound" and method != "POST"  # else it is the namespace
+                if answer.status == without and (missing or reason == "AlreadyExists"):
+                    return None
+                if left == 0 or not (answer.status in _BUSY or reason == "Conflict"):
+                    raise self._error(method, path, answer)
+                pause = max(pause, min(float(answer.headers.get("Retry-After") or 0), _LONGEST))
+            time.sleep(pause)
+            pause *= 2
+        raise AssertionError  # the loop returns or raises
+
+    def _whole(self, answer: Any) -> bytes:  # noqa: ANN401 - urllib3.HTTPResponse
+        from urllib3.exceptions import HTTPError
+
+        try:
+            data: bytes = answer.data
+        except HTTPError as error:
+            raise ConnectionLost(f"{self.server} went away: {error}") from error
+        return data
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object],
+        body: Mapping[str, Any] | None = None,
+        accept: str = _JSON,
+        content_type: str = _JSON,
+        timeout: float = _TIMEOUT,
+    ) -> Any:  # noqa: ANN401 - urllib3.HTTPResponse
+        """Make one request, as whoever the kubeconfig says we are."""
+        import urllib3
+        from urllib3.exceptions import HTTPError, SSLError
+
+        api = self._client[0]
+        headers = {"Accept": accept, "User-Agent": "clustrix"}
+        settings = api.configuration
+        for row in settings.auth_settings().values():
+            if row["in"] == "header" and row["value"]:
+                headers[row["key"]] = row["value"]
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = content_type
+        try:
+            return api.rest_client.pool_manager.request(
+                method,
+                f"{settings.host}{path}{'?' if given else ''}{urlencode(given)}",
+                body=data,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=_CONNECT, read=timeout),
+                retries=False,
+                preload_content=False,
+            )
+        except SSLError as error:
+            raise HostKeyError(
+                f"{settings.host} is not who the kubeconfig says: {error}", remedy="Get a new kubeconfig."
+            ) from error
+        except HTTPError as error:
+            raise ConnectionLost(f"{settings.host} does not answer: {error}") from error
+
+    def _error(self, method: str, path: str, answer: Any) -> ClustrixError:  # noqa: ANN401 - urllib3.HTTPResponse
+        """Turn an answer into the error of it, in the server's own words."""
+        code, data = answer.status, answer.data
+        text = _message(data) or f"{method} {path}: {code}"
+        if code == _UNAUTHORIZED or (code == _FORBIDDEN and '"system:anonymous"' in text):
+            return AuthenticationFailed(
+                f"{self.server} does not know who you are: {text}", remedy="Log in again, or get a new kubeconfig."
+            )
+        if code == _FORBIDDEN and " cannot " in text and " resource " in text:
+            return AccessDenied(
+                text, remedy="Ask whoever runs the namespace for the rights that `clustrix doctor` lists."
+            )
+        if code == _NOT_FOUND and method == "POST":
+            return ConfigError(
+                f"{self.server}: {text}", remedy="Set `namespace` to one that exists and that you may use."
+            )
+        if code in {_BAD, _FORBIDDEN, _INVALID} and method in {"POST", "PATCH"}:
+            return SubmitRejected(text)
+        if code == _GONE:
+            return Expired(text)
+        return BackendError(f"{self.server}: {text}")
+
+
+class Expired(ConnectionLost):
+    """A resource version is too old to go on from."""
+
+
+class Stream:
+    """Iterate over an answer that goes on, as it comes."""
+
+    def __init__(self, answer: Any) -> None:  # noqa: ANN401 - urllib3.HTTPResponse
+        self._answer = answer
+        self._closed = False
+
+    def close(self) -> None:
+        """End it, from any thread; iterating raises ConnectionLost then."""
+        self._closed = True
+        connection = getattr(self._answer, "connection", None)
+        line = getattr(connection, "sock", None)
+        if line is not None:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give the bytes; ConnectionLost when it breaks or was closed."""
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield from self._answer.stream(1 << 16)
+        except (HTTPError, OSError, ValueError, AttributeError) as error:
+            raise ConnectionLost(f"a stream was {'closed' if self._closed else f'cut: {error}'}") from error
+        finally:
+            self._answer.close()
+        if self._closed:
+            raise ConnectionLost("a stream was closed")
+
+    def lines(self) -> Iterator[bytes]:
+        """Give whole lines."""
+        rest = b""
+        for chunk in self:
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+        if rest:
+            yield rest
+
+
+class PodWatch:
+    """Iterate over what happens to pods, as (type, pod): what is there first, as ADDED, then (SYNCED, {}), then news.
+
+    Streams that the server ends are taken up again. After what the server has forgotten all is listed anew, as
+    ADDED: what was deleted meanwhile is not told.
+    """
+
+    def __init__(self, cluster: Cluster, selector: str) -> None:
+        self._cluster = cluster
+        self._selector = selector
+        self._stream: Stream | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """End it, from any thread; iterating raises ConnectionLost then."""
+        self._closed = True
+        if self._stream is not None:
+            self._stream.close()
+
+    def __iter__(self) -> Iterator[tuple[str, Document]]:
+        """Report; ConnectionLost when it breaks."""
+        place = self._cluster.path("pods")
+        while True:
+            found, version = self._cluster.listing(place, labelSelector=self._selector)
+            yield from (("ADDED", pod) for pod in found)
+            yield "SYNCED", {}
+            with contextlib.suppress(Expired):
+                yield from self._news(place, version)
+
+    def _news(self, place: str, version: str) -> Iterator[tuple[str, Document]]:
+        while True:
+            query = {
+                "watch": "true",
+                "labelSelector": self._selector,
+                "resourceVersion": version,
+                "allowWatchBookmarks": "true",
+                "timeoutSeconds": _WATCH_SECONDS,
+            }
+            self._stream = stream = self._cluster.stream(place, query)
+            if self._closed or stream is None:
+                raise ConnectionLost("a watch was closed")
+            for line in stream.lines():
+                event = json.loads(line)
+                kind, thing = event["type"], event["object"]
+                if kind == "ERROR":
+                    text = str(thing.get("message"))
+                    raise Expired(text) if thing.get("code") == _GONE else ConnectionLost(text)
+                version = thing["metadata"]["resourceVersion"]
+                if kind != "BOOKMARK":
+                    yield kind, thing
+
+
+def _load(settings: Any, kubeconfig: str | None, context: str | None) -> str | None:  # noqa: ANN401 - Configuration
+    """Fill the client's settings, as kubectl does, and give the namespace of the context.
+
+    Raises:
+        ConfigError: there is no kubeconfig, it cannot be read, or it has no such context.
+
+    """
+    from kubernetes import config
+    from yaml import YAMLError
+
+    files = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    places = [os.path.expanduser(place) for place in files.split(os.pathsep)]  # noqa: PTH111 - a user without home
+    there = os.pathsep.join(place for place in places if os.path.isfile(place))  # noqa: PTH113
+    inside = not there and not context and not kubeconfig and os.environ.get("KUBERNETES_SERVICE_HOST")
+    if not there and not inside:
+        raise ConfigError(
+            f"there is no kubeconfig {files}",
+            remedy="Get one from whoever runs the cluster, and set `kubeconfig` or $KUBECONFIG.",
+        )
+    try:
+        if inside:
+            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            return (_TOKEN_FILE / "namespace").read_text().strip()
+        contexts, current = config.list_kube_config_contexts(there)  # type: ignore[no-untyped-call]
+        known = {row["name"]: row for row in contexts}
+        chosen = known.get(context or current["name"])
+        if chosen is not None:
+            config.load_kube_config(  # type: ignore[no-untyped-call]
+                there, chosen["name"], client_configuration=settings, persist_config=False
+            )
+    except (config.ConfigException, YAMLError, OSError, LookupError, TypeError) as error:
+        raise ConfigError(f"the kubeconfig {files} cannot be used: {error}") from error
+    if chosen is None:
+        raise ConfigError(f"{files} has no context {context!r}", remedy=f"Known: {', '.join(sorted(known))}.")
+    return chosen["context"].get("namespace")  # type: ignore[no-any-return]
+
+
+def _message(data: bytes) -> str:
+    return str(_status(data).get("message") or data.decode(errors="replace").strip())
+
+
+def _status(data: bytes) -> Document:
+    try:
+        found = json.loads(data)
+    except ValueError:  # a proxy's words
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _keepalive() -> list[tuple[int, int, int]]:
+    """Notice within two minutes that a server went away without a word (a laptop that slept)."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
