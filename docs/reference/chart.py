@@ -53,7 +53,5 @@ def page() -> str:
     """Give the chart's README with the table made anew."""
     before, _, rest = (CHART / "README.md").read_text().partition(START)
     after = rest.partition(END)[2]
-    rows = [
-        f"| `{path}` | `{default}` | {meaning.replace('|', chr(92) + '|')} |" for path, default, meaning in values()
-    ]
+    rows = [f"| `{path}` | `{default}` | {meaning} |" for path, default, meaning in values()]
     return before + START + "\n".join(["| value | default | meaning |", "| --- | --- | --- |", *rows, ""]) + END + after

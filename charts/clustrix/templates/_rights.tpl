@@ -1,0 +1,21 @@
+{{/* Each verb here is one that clustrix uses and `clustrix doctor` checks; a test compares the two lists. */}}
+{{- define "clustrix.userRules" -}}
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [create, get, list, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch, deletecollection]
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create, get]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create, get, list, delete]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
+{{- end }}
