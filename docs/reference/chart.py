@@ -51,7 +51,7 @@ def _comment(lines: list[str], line: int) -> str:
 
 def page() -> str:
     """Give the chart's README with the table made anew."""
-    before, _, rest = (CHART / "README.md").read_text().partition(START)
-    after = rest.partition(END)[2]
+    text = (CHART / "README.md").read_text()
+    before, after = text[: text.index(START)], text[text.index(END) + len(END) :]
     rows = [f"| `{path}` | `{default}` | {meaning} |" for path, default, meaning in values()]
     return before + START + "\n".join(["| value | default | meaning |", "| --- | --- | --- |", *rows, ""]) + END + after
