@@ -13,7 +13,7 @@ from clustrix.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGTP]?)(?:i?B)?", re.IGNORECASE)
+_MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGTP]?)(?:i?B|(?<=[KMGTP])i)?", re.IGNORECASE)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?")
 _WORDS = re.compile(r"(?:(\d+)\s*d)?\s*(?:(\d+)\s*h)?\s*(?:(\d+)\s*m(?:in)?)?\s*(?:(\d+)\s*s)?", re.IGNORECASE)
@@ -64,7 +64,7 @@ class Mount:
 
 
 def parse_memory(value: str | float) -> int:
-    """Turn ``"16GB"``, ``"1.5 GiB"`` or a number of bytes into bytes.
+    """Turn ``"16GB"``, ``"1.5 GiB"``, ``"16Gi"`` or a number of bytes into bytes.
 
     Units are binary whatever their spelling (``"1GB"`` is 2**30 bytes, as schedulers count), rounded up.
 

@@ -16,6 +16,7 @@ from clustrix.model.resources import Resources, parse_memory, parse_time
         ("16GB", 16 * 2**30),
         ("16 GiB", 16 * 2**30),
         ("16g", 16 * 2**30),
+        ("16Gi", 16 * 2**30),  # as people write it on Kubernetes
         ("1.5M", 1572864),
         ("0.3K", 308),  # rounded up, never down
         ("512", 512),
@@ -27,7 +28,7 @@ def test_memory(text: str | float, expected: int) -> None:
     assert parse_memory(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "lots", "16 GB; rm -rf ~", "-1G", "0", 0, True, "1e3", "8Gb/s", "1.G.5"])
+@pytest.mark.parametrize("text", ["", "lots", "16 GB; rm -rf ~", "-1G", "0", 0, True, "1e3", "3i", "8Gb/s", "1.G.5"])
 def test_no_memory(text: str | float) -> None:
     with pytest.raises(ConfigError, match="memory"):
         parse_memory(text)
