@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from . import beds, servers, tokens
+from . import beds, cluster, servers, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,3 +127,23 @@ def sge_cluster(tmp_path_factory: Factory) -> Iterator[beds.Bed]:
     """A log-in node of an SGE cluster: queue all.q with 4 slots, parallel environment smp."""
     with beds.bed("sge", tmp_path_factory.mktemp("sge")) as bed:
         yield bed
+
+
+@pytest.fixture(scope="session")
+def kubernetes(tmp_path_factory: Factory) -> Iterator[cluster.Kubernetes]:
+    """A Kubernetes cluster with a registry: one node of our own, or what CLUSTRIX_KUBECONFIG names."""
+    with cluster.kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kubernetes_base(kubernetes: cluster.Kubernetes, base_layout: Path) -> str:
+    """The base with Python in /usr/bin, in the cluster's registry."""
+    return kubernetes.load(base_layout, "base:bookworm")
+
+
+@pytest.fixture(scope="module")
+def kubernetes_namespace(kubernetes: cluster.Kubernetes) -> Iterator[str]:
+    """A namespace of the test module's own."""
+    with kubernetes.namespace() as name:
+        yield name

@@ -55,6 +55,12 @@ def _bases() -> str | None:
     return other or _image_builder() or _program("skopeo")
 
 
+def _kubernetes() -> str | None:
+    from . import cluster
+
+    return cluster.programs()
+
+
 NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "engine": _engine,
     "registry": lambda: _program("docker-registry"),
@@ -62,6 +68,7 @@ NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "podman": lambda: _program("podman"),
     "bases": _bases,
     "testbed": _image_builder,
+    "kubernetes": _kubernetes,
 }
 
 
