@@ -1,18 +1,72 @@
-"""What suites of other folders need to run on a test bed: a login, and an image that jobs run in."""
+"""What suites need to run on a test bed: a login, an image that jobs run in, a desk that submits them.
+
+A module that imports the fixtures has one of its own, ``place``, which says on which bed and under which scheduler.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from typing import TYPE_CHECKING
 
+import pytest
+
 from clustrix.model.image import BuiltImage
+from clustrix.model.paths import SitePaths
+from clustrix.model.progress import SILENT
+from clustrix.model.resources import Mount
 from clustrix.oci.layout import Layout
+from clustrix.runtimes.apptainer import Apptainer
 from clustrix.runtimes.base import Artifact
 from clustrix.transports.ssh import SSH
+from tests.conformance.desk import Desk, Unreliable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from clustrix.model.job import Placed
+    from clustrix.schedulers.base import Dialect
+
     from .beds import Bed
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Name a bed, its scheduler, the root of what lies there, and what else of the host jobs see."""
+
+    bed: Bed
+    dialect: Dialect
+    root: str
+    mounts: tuple[str, ...] = ()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module")
+def line(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SSH]:
+    with contextlib.closing(ssh(place.bed, tmp_path_factory.mktemp("login"))) as transport:
+        yield transport
+
+
+@pytest.fixture(scope="module")
+def placed(place: Place, line: SSH, base_layout: Path) -> Placed:
+    return Apptainer().ensure(artifact(base_layout), line, SitePaths(place.root), progress=SILENT)
+
+
+@pytest.fixture
+def desk(place: Place, line: SSH, placed: Placed, cache: Path) -> Iterator[Desk]:
+    def wrap(argv: Sequence[str]) -> tuple[str, ...]:
+        mounts = [Mount(seen, seen) for seen in (place.root, *place.mounts)]
+        return Apptainer().wrap(placed, argv, mounts=mounts, variables={}, gpus=0, memory_bytes=None, cores=1)
+
+    desk = Desk(place.dialect, Unreliable(line), place.root, cache, interpreter=(placed.interpreter,), wrap=wrap)
+    yield desk
+    desk.transport.dead = False
+    desk.clear()
 
 
 def ssh(bed: Bed, directory: Path, *, port: int | None = None) -> SSH:

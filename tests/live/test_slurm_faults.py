@@ -15,7 +15,7 @@ from clustrix.model.slices import share
 from tests.conformance.backends import LONG
 from tests.conformance.desk import by_value
 
-from .test_slurm import ROOT, cache, desk, line, placed  # noqa: F401 - fixtures
+from .test_slurm import ROOT, cache, desk, line, place, placed  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

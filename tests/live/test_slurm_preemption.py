@@ -14,7 +14,7 @@ from clustrix.model.job import State
 from clustrix.model.resources import Resources
 from tests.conformance.backends import LONG
 
-from .test_slurm import cache, desk, line, placed  # noqa: F401 - fixtures
+from .test_slurm import cache, desk, line, place, placed  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from clustrix.handle import Job

@@ -21,7 +21,7 @@ from tests.conformance.backends import LONG
 from tests.conformance.desk import Desk
 
 from . import sites
-from .test_slurm import cache, desk, line, placed  # noqa: F401 - fixtures
+from .test_slurm import cache, desk, line, place, placed  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

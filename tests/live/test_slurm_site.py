@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from clustrix import catalogue, cli, config, errors
 from tests.conformance.backends import LONG
 
-from .test_slurm import ROOT, cache, desk, line, placed  # noqa: F401 - fixtures
+from .test_slurm import ROOT, cache, desk, line, place, placed  # noqa: F401 - fixtures
 from .test_slurm_faults import far, until  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:

@@ -1,28 +1,22 @@
+# ruff: noqa: F811 - fixtures of another file
 """A plain host over SSH, jobs in a SIF: the suites of every transport and of every backend."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from clustrix.model.paths import SitePaths
-from clustrix.model.progress import SILENT
-from clustrix.model.resources import Mount
-from clustrix.runtimes.apptainer import Apptainer
 from clustrix.schedulers.process import Process
 from tests.conformance.backends import LONG, Backends
-from tests.conformance.desk import Desk, Unreliable
+from tests.conformance.desk import Desk
 from tests.conformance.transports import Transports
 
-from . import sites
+from .sites import Place, cache, desk, line, placed  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from clustrix.model.job import Placed
     from clustrix.transports.ssh import SSH
 
     from .beds import Bed
@@ -33,31 +27,8 @@ ROOT = "/home/alice/plain host"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bundles")
-
-
-@pytest.fixture(scope="module")
-def line(ssh_host: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SSH]:
-    with contextlib.closing(sites.ssh(ssh_host, tmp_path_factory.mktemp("login"))) as transport:
-        yield transport
-
-
-@pytest.fixture(scope="module")
-def placed(line: SSH, base_layout: Path) -> Placed:
-    return Apptainer().ensure(sites.artifact(base_layout), line, SitePaths(ROOT), progress=SILENT)
-
-
-@pytest.fixture
-def desk(line: SSH, placed: Placed, cache: Path) -> Iterator[Desk]:
-    def wrap(argv: Sequence[str]) -> tuple[str, ...]:
-        mounts = [Mount(place, place) for place in (ROOT, "/tmp")]  # where the suites leave their marks
-        return Apptainer().wrap(placed, argv, mounts=mounts, variables={}, gpus=0, memory_bytes=None, cores=1)
-
-    desk = Desk(Process(), Unreliable(line), ROOT, cache, interpreter=(placed.interpreter,), wrap=wrap)
-    yield desk
-    desk.transport.dead = False
-    desk.clear()
+def place(ssh_host: Bed) -> Place:
+    return Place(ssh_host, Process(), ROOT, ("/tmp",))  # where the suites leave their marks
 
 
 class TestSSH(Transports):
