@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix import artifacts
+from clustrix import artifacts, buildjob
 from clustrix import target as targets
-from clustrix.errors import ConfigError, EnvironmentMismatch, ImageUnavailable, RegistryError, UnsupportedResource
+from clustrix.errors import (
+    ConfigError,
+    EnvironmentMismatch,
+    ImageUnavailable,
+    RegistryError,
+    RuntimeUnavailable,
+    UnsupportedResource,
+)
 from clustrix.model.image import BuiltImage, Image, ImageSource
 from clustrix.model.progress import SILENT
 from clustrix.publish import registry_of
@@ -100,7 +107,7 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
         result, built = _image(target, image, settings)
         _refuse_other_python(built)
         artifact = Artifact(image=built, layout=artifacts.layout().path, lock=result.lock if result else None)
-    standing = _ensured(target, artifact)
+    standing = _ensured(target, artifact, settings)
     return Prepared(
         target=target,
         settings=settings,
@@ -111,27 +118,40 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
     )
 
 
-def _ensured(target: Target, artifact: Artifact) -> Placed:
+def _ensured(target: Target, artifact: Artifact, settings: ClusterConfig) -> Placed:
     """Put what cannot change under its name in place, unless it was seen there a moment ago; a SIF's path can."""
     name = artifact.image.config_digest if artifact.image else artifact.lock.digest if artifact.lock else None
     known = target.standing.get(name) if name else None
     if known is not None and time.monotonic() - known[0] < _TRUSTED_SECONDS:
         return known[1]
-    placed = _ensured_now(target, artifact)
+    placed = _ensured_now(target, artifact, settings)
     if name:
         target.standing[name] = time.monotonic(), placed
     return placed
 
 
-def _ensured_now(target: Target, artifact: Artifact) -> Placed:
+def _ensured_now(target: Target, artifact: Artifact, settings: ClusterConfig) -> Placed:
     try:
+        if settings.sif_build == "job":
+            return _ensured_by_job(target, artifact, settings)
         return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
+    except RuntimeUnavailable as error:
+        if settings.sif_build != "auto":
+            raise
+        say(f"{error.message}; sif_build is auto, so a compute node is asked")
+        return _ensured_by_job(target, artifact, settings)
     except ImageUnavailable:
         built_here = artifact.image is not None and artifact.layout is not None and artifact.image.reference is None
         if target.runtime.needs is not Need.OCI or not built_here or artifact.image is None:
             raise
     artifacts.load_into_engine(artifact.image, target.runtime_name, target.transport, progress=progress)
     return target.runtime.ensure(artifact, target.transport, target.site, progress=progress)
+
+
+def _ensured_by_job(target: Target, artifact: Artifact, settings: ClusterConfig) -> Placed:
+    """Put a SIF in place where login nodes do not start Apptainer."""
+    runtime = target.runtime_on_nodes(lambda script: buildjob.run(target, settings, script, say=say))
+    return runtime.ensure(artifact, target.transport, target.site, progress=progress)
 
 
 def _lock_of_host(target: Target, image: Image) -> LockResult:

@@ -21,14 +21,14 @@ from clustrix.model.settings import ClusterConfig, settings
 from clustrix.worker import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from clustrix.backends.base import Backend
     from clustrix.handle import Site
     from clustrix.model.job import JobRecord, Placed
     from clustrix.runtimes.base import Runtime
     from clustrix.stores.base import Store
-    from clustrix.transports.base import Transport
+    from clustrix.transports.base import Completed, Transport
 
 PLAIN = "process"
 """The scheduler of hosts that have none; the backends `local` and `ssh` are that one over two transports."""
@@ -47,6 +47,7 @@ _HOUR = 3600
 
 
 _targets: dict[str, Target] = {}
+_SIF_BUILDS = ("login", "job", "auto")
 
 
 def of(config: ClusterConfig) -> Target:
@@ -269,6 +270,11 @@ class Target:
             )
         if self.here and settings.host is not None:
             raise ConfigError(
+    def runtime_on_nodes(self, run: Callable[[str], Completed]) -> Runtime:
+        """Open the runtime where compute nodes alone start it and make its images: ``run`` runs a script on one."""
+        opened: Runtime = registry.load("runtimes", self.runtime_name)(on_nodes=run)
+        return opened
+
                 f"target {name}: host {settings.host!r} is not reached by transport 'local'",
                 remedy="Use transport: ssh, or leave host out.",
             )
@@ -329,3 +335,10 @@ def answering_engine() -> tuple[str | None, str]:
     except (OSError, AttributeError) as error:
         return None, f"{path}: {error}"
     return ("docker", path) if b" 200 " in answer.split(b"\r\n", 1)[0] else (None, f"{path} gave no good answer")
+        if settings.sif_build not in _SIF_BUILDS:
+            raise UnknownOption("sif_build", settings.sif_build, _SIF_BUILDS, where=f"target {name}")
+        if settings.sif_build != "login" and (self.plain or settings.runtime not in {None, "apptainer"}):
+            raise ConfigError(
+                f"target {name}: sif_build {settings.sif_build!r} needs a scheduler and runtime 'apptainer'",
+                remedy="Leave sif_build out.",
+            )

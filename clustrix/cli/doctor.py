@@ -215,10 +215,9 @@ def _examine_commands(target: Target, name: str) -> Iterator[Finding]:
     from clustrix.target import PLAIN
 
     dialect: Dialect = registry.load("schedulers", PLAIN if target.plain else target.config.backend)()
-    needs = (
-        (target.config.backend, dialect.commands, len(dialect.commands)),
-        (target.runtime_name, target.runtime.commands, 1),
-    )
+    needs = [(target.config.backend, dialect.commands, len(dialect.commands))]
+    if target.config.sif_build == "login":  # else compute nodes alone need it, and `--deep` asks one
+        needs.append((target.runtime_name, target.runtime.commands, 1))
     for what, commands, least in needs:
         if not commands:
             continue

@@ -1,4 +1,4 @@
-"""Apptainer and Singularity: a SIF is made once per image and site, on the login node, and jobs run inside of it.
+"""Apptainer and Singularity: a SIF is made once per image and site, and jobs run inside of it.
 
 What a job sees of the host is what was declared: no home, no variables, no site-wide binds, a scratch of its own. The
 flags are those of https://apptainer.org/docs/user/main/cli/apptainer_exec.html, which SingularityCE shares.
@@ -7,101 +7,28 @@ flags are those of https://apptainer.org/docs/user/main/cli/apptainer_exec.html,
 from __future__ import annotations
 
 import hashlib
-import posixpath
 import re
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix.errors import ConfigError, ConnectionLost, DiskFull, ImageUnavailable, RuntimeUnavailable
+from clustrix.errors import ConfigError, ImageUnavailable
 from clustrix.model.job import Placed
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import Descriptor, encode_index
 from clustrix.oci.reference import Reference
 from clustrix.runtimes.base import Need
+from clustrix.runtimes.sif import Sifs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from clustrix.errors import ClustrixError
     from clustrix.model.image import BuiltImage
     from clustrix.model.paths import SitePaths
     from clustrix.model.progress import Progress
     from clustrix.model.resources import Mount
     from clustrix.runtimes.base import Artifact
+    from clustrix.runtimes.sif import Found, Run
     from clustrix.transports.base import Transport
-
-_ATTEMPTS = 4
-
-# One round trip: which command there is, whether it can work, what it is told to start, what is missing for that.
-_LOOK = """
-LC_ALL=C; export LC_ALL
-command=$(command -v apptainer || command -v singularity)
-module=
-if [ -z "$command" ]; then
-  for module in apptainer singularity singularityce singularity-ce; do
-    command=$(bash -lc "module load $module >/dev/null 2>&1; command -v apptainer || command -v singularity" \\
-      </dev/null 2>/dev/null | tail -n 1)
-    case $command in /*) break;; *) command=;; esac
-  done
-fi
-[ -n "$command" ] || { echo 'command '; exit 0; }
-echo "command $command"
-[ -z "$module" ] || echo "module $module"
-echo "version $("$command" --version 2>/dev/null)"
-echo "setuid $("$command" buildcfg 2>/dev/null | sed -n 's/^[A-Z]*_SUID_INSTALL=//p')"
-echo "limit $(cat /proc/sys/user/max_user_namespaces 2>/dev/null)"
-echo "namespaces $(unshare -Ur true 2>&1 && echo yes)"
-if [ -f "$sif" ]; then touch -c "$sif" 2>/dev/null; echo 'sif yes'; exit 0; fi
-for blob in $blobs; do [ -e "$blob_directory/$blob" ] || echo "missing $blob"; done
-"""
-
-# The lock saves work, the rename makes it right: whoever loses the lock to a thief only works in vain.
-_MAKE = """
-LC_ALL=C; export LC_ALL
-umask 077
-trap : HUP PIPE
-directory=${sif%/*}; lock=$sif.lock; tries=0
-mkdir -p "$directory" || exit 1
-until mkdir "$lock" 2>/dev/null; do
-  if [ -f "$sif" ]; then exit 0; fi
-  if [ -d "$lock" ]; then
-    tries=0
-    [ -z "$(find "$lock" -maxdepth 0 -mmin +1)" ] || rmdir "$lock" 2>/dev/null
-  else
-    tries=$((tries + 1))
-    [ $tries -lt 20 ] || { mkdir "$lock"; exit 1; }
-  fi
-  sleep 0.5
-done
-(while kill -0 $$ && touch -c "$lock"; do sleep 5; done) >/dev/null 2>&1 </dev/null &
-beat=$!
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/clustrix-XXXXXXXX") && work=$(mktemp -d "$directory/.making-XXXXXXXX")
-made=$?
-trap 'kill $beat; rm -rf "$work" "$scratch"; rmdir "$lock"' EXIT
-[ $made = 0 ] || exit 1
-if [ -f "$sif" ]; then exit 0; fi
-find "$directory" -maxdepth 1 -name '.making-*' -mmin +600 -exec rm -rf {} + 2>/dev/null
-if [ -n "$index" ]; then
-  source=oci:$work/layout
-  mkdir "$work/layout" && ln -s "${blob_directory%/*}" "$work/layout/blobs" &&
-    echo '{"imageLayoutVersion": "1.0.0"}' >"$work/layout/oci-layout" &&
-    printf '%s' "$index" >"$work/layout/index.json" || exit 1
-fi
-APPTAINER_TMPDIR=$scratch SINGULARITY_TMPDIR=$scratch
-export APPTAINER_TMPDIR SINGULARITY_TMPDIR
-make() {
-  rm -f "$work/image.sif"
-  "$command" --silent build --disable-cache "$@" "$work/image.sif" "$source" >"$work/said" 2>&1 </dev/null &&
-    "$command" --silent exec --contain "$work/image.sif" sh -c : >"$work/said" 2>&1 </dev/null
-}
-# zstd packs in half the time; old kernels and tools do not have it.
-make --mksquashfs-args '-comp zstd -Xcompression-level 1' || make || { tail -n 20 "$work/said" >&2; exit 1; }
-sum=sha256sum; ! command -v openssl >/dev/null || sum='openssl dgst -sha256 -r'
-digest=$($sum <"$work/image.sif") && echo "sha256:${digest%% *}" >"$work/sum" &&
-  mv -f "$work/sum" "$sif.digest" && mv -f "$work/image.sif" "$sif"
-"""
 
 _RUN = """
 command=$1 module=$2 gpus=$3 flags=$4
@@ -139,32 +66,18 @@ exit $code
 _MODERN_FLAGS = "--no-eval --no-mount bind-paths --bind /etc/hosts"
 
 
-@dataclass(frozen=True, slots=True)
-class _Site:
-    """Hold what a look at a site has found."""
-
-    sif: str
-    command: str
-    module: str
-    version: str
-    has_sif: bool
-    missing: tuple[str, ...]
-
-    @property
-    def flags(self) -> str:
-        """Give the flags that only later versions know: Apptainer 1.1, SingularityCE 3.10."""
-        match = re.search(r"(\d+)\.(\d+)", self.version)
-        number = (int(match[1]), int(match[2])) if match else (0, 0)
-        least = (1, 1) if "apptainer" in self.version.lower() else (3, 10) if "ce" in self.version else (99, 0)
-        return _MODERN_FLAGS if number >= least else ""
-
-
 class Apptainer:
-    """Run in a SIF of the target."""
+    """Run in a SIF of the target.
+
+    ``on_nodes`` runs an sh script where jobs run, and is given where the login node may not start Apptainer.
+    """
 
     needs = Need.SIF
     enforces_memory = False
     commands = ("apptainer", "singularity")
+
+    def __init__(self, on_nodes: Run | None = None) -> None:
+        self._on_nodes = on_nodes
 
     def ensure(self, artifact: Artifact, transport: Transport, site: SitePaths, *, progress: Progress) -> Placed:
         """See that the SIF stands at the target, and make it there from blobs or by digest from a registry.
@@ -175,17 +88,18 @@ class Apptainer:
             DiskFull: no space, or a quota, at the target.
 
         """
+        sifs = Sifs(transport, site, self._on_nodes)
         if artifact.sif is not None:
-            return self._existing(artifact.sif, transport, site, progress)
+            return _existing(artifact.sif, sifs, progress)
         image = artifact.image
         if image is None:
             raise ImageUnavailable("the runtime apptainer needs an image, and was given a lock")
-        sif = f"{site.sifs}/{image.config_digest.removeprefix('sha256:')}.sif"
         parts = _parts(artifact)
-        found = _look(transport, site, sif, parts)
+        place = f"{site.sifs}/{image.config_digest.removeprefix('sha256:')}.sif"
+        found = sifs.look(place, [part.digest.removeprefix("sha256:") for part in parts])
         if not found.has_sif:
-            self._make(artifact, transport, site, found, progress)
-        return _placed(found, image.interpreter or _interpreter(transport, found))
+            found = _make(artifact, sifs, found, progress)
+        return _placed(found, *sifs.use(found, image.interpreter))
 
     def wrap(
         self,
@@ -213,112 +127,61 @@ class Apptainer:
         names = (f"{name}={value}" for name, value in inside.items())
         return (*shell, _RUN, "apptainer", *settings, *names, "--", *binds, placed.location, *argv)
 
-    def _existing(self, sif: str, transport: Transport, site: SitePaths, progress: Progress) -> Placed:
-        """Use a SIF as it is: at the target under that path, or here, from where it travels."""
-        here = Path(sif).expanduser()
-        place = str(here.absolute()) if transport.address == "local" else sif
-        found = _look(transport, site, place)
-        if not found.has_sif and transport.address != "local" and here.is_file():
-            with here.open("rb") as file:
-                digest = hashlib.sha256()
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-            place = f"{site.sifs}/{digest.hexdigest()}.sif"
-            found = _look(transport, site, place)
-            if not found.has_sif:
-                transport.put(here, place, progress=progress)
-        elif not found.has_sif:
-            raise ImageUnavailable(
-                f"there is no {place} at {transport.address}",
-                remedy="Give a path of this machine, or an absolute path of the target that you may read.",
-            )
-        return _placed(found, _interpreter(transport, found))
 
-    def _make(
-        self, artifact: Artifact, transport: Transport, site: SitePaths, found: _Site, progress: Progress
-    ) -> None:
-        image = artifact.image
-        assert image is not None  # noqa: S101 - ensure() has looked
-        index, source = "", ""
-        if _parts(artifact):
-            assert artifact.layout is not None  # noqa: S101 - the parts are in it
-            layout = Layout(artifact.layout)
-            for blob in found.missing:
-                transport.put(layout.blob_path(f"sha256:{blob}"), f"{site.blobs}/{blob}", progress=progress)
-            index = encode_index([_own(image, layout)]).decode()
-        elif image.reference is not None:
-            source = f"docker://{_by_digest(image)}"
-        else:
-            raise ImageUnavailable(
-                f"the image {image.config_digest} is neither here in full nor in a registry",
-                remedy="Build it again, or push it to a registry that the target reaches.",
-            )
-        script = _assign(sif=found.sif, blob_directory=site.blobs, command=found.command, index=index, source=source)
-        bar = progress.start(f"make {posixpath.basename(found.sif)}", None)
-        try:
-            for left in reversed(range(_ATTEMPTS)):
-                try:
-                    done = transport.run(script + _MAKE)
-                except ConnectionLost:  # noqa: PERF203 - it goes on there, and the next attempt waits
-                    if not left:
-                        raise
-                else:
-                    break
-        finally:
-            bar.close()
-        if done.returncode != 0:
-            raise _failure(_text(done.stderr), source or f"the image {image.config_digest}", transport)
-
-
-def _look(transport: Transport, site: SitePaths, sif: str, parts: Sequence[Descriptor] = ()) -> _Site:
-    """Ask what there is; RuntimeUnavailable."""
-    blobs = " ".join(part.digest.removeprefix("sha256:") for part in parts)
-    done = transport.run(_assign(sif=sif, blobs=blobs, blob_directory=site.blobs) + _LOOK)
-    lines = [line.partition(" ") for line in _text(done.stdout).splitlines()]
-    facts = {key: value for key, _, value in lines}
-    if not facts.get("command"):
-        raise RuntimeUnavailable(
-            f"{transport.address} has neither apptainer nor singularity, in its PATH or in a module of that name"
-            + (f": {_text(done.stderr)}" if "command" not in facts else ""),
-            remedy="Ask the site for it, or use runtime: venv on a host without a scheduler.",
+def _existing(sif: str, sifs: Sifs, progress: Progress) -> Placed:
+    """Use a SIF as it is: at the target under that path, or here, from where it travels."""
+    here = Path(sif).expanduser()
+    address = sifs.transport.address
+    place = str(here.absolute()) if address == "local" else sif
+    found = sifs.look(place)
+    if not found.has_sif and address != "local" and here.is_file():
+        with here.open("rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        place = f"{sifs.site.sifs}/{digest.hexdigest()}.sif"
+        found = sifs.look(place)
+        if not found.has_sif:
+            sifs.transport.put(here, place, progress=progress)
+            found = sifs.look(place)
+    if not found.has_sif:
+        raise ImageUnavailable(
+            f"there is no {place} at {address}",
+            remedy="Give a path of this machine, or an absolute path of the target that you may read.",
         )
-    if (
-        facts.get("setuid") != "1"
-        and not facts["namespaces"].endswith("yes")
-        and "not found" not in facts["namespaces"]
-    ):
-        raise RuntimeUnavailable(
-            f"{facts['command']} at {transport.address} is installed without setuid, and accounts may not make user "
-            f"namespaces there (user.max_user_namespaces={facts['limit'] or 'unknown'}; {facts['namespaces'].strip()})",
-            remedy="Ask the site to allow user namespaces, or to install apptainer-suid.",
+    return _placed(found, *sifs.use(found))
+
+
+def _make(artifact: Artifact, sifs: Sifs, found: Found, progress: Progress) -> Found:
+    image = artifact.image
+    assert image is not None  # noqa: S101 - ensure() has looked
+    if _parts(artifact):
+        assert artifact.layout is not None  # noqa: S101 - the parts are in it
+        layout = Layout(artifact.layout)
+        for blob in found.missing:
+            sifs.transport.put(layout.blob_path(f"sha256:{blob}"), f"{sifs.site.blobs}/{blob}", progress=progress)
+        index = encode_index([_own(image, layout)]).decode()
+        return sifs.make(found, index=index, what=f"the image {image.config_digest}", progress=progress)
+    if image.reference is None:
+        raise ImageUnavailable(
+            f"the image {image.config_digest} is neither here in full nor in a registry",
+            remedy="Build it again, or push it to a registry that the target reaches.",
         )
-    return _Site(
-        sif=sif,
-        command=facts["command"],
-        module=facts.get("module", ""),
-        version=facts["version"],
-        has_sif="sif" in facts,
-        missing=tuple(value for key, _, value in lines if key == "missing"),
-    )
+    source = f"docker://{_by_digest(image)}"
+    return sifs.make(found, source=source, what=source, progress=progress)
 
 
-def _interpreter(transport: Transport, found: _Site) -> str:
-    """Find the Python of an image that nobody has measured."""
-    inside = "command -v python3 || command -v python"
-    argv = [found.command, "--silent", "exec", "--cleanenv", "--contain", found.sif, "sh", "-c", inside]
-    done = transport.run(f"{shlex.join(argv)} </dev/null")
-    place = _text(done.stdout).splitlines()[-1:]
-    if done.returncode != 0 or not place:
-        said = _text(done.stderr)
-        if said:
-            raise _failure(said, found.sif, transport)
-        raise ImageUnavailable(f"{found.sif} holds no Python", remedy="Use an image that has python3 in its PATH.")
-    return place[0]
-
-
-def _placed(found: _Site, interpreter: str) -> Placed:
-    options = (("command", found.command), ("module", found.module), ("flags", found.flags))
+def _placed(found: Found, tool: Mapping[str, str], interpreter: str) -> Placed:
+    options = (("command", tool["command"]), ("module", tool.get("module", "")), ("flags", _flags(tool["version"])))
     return Placed(runtime="apptainer", location=found.sif, interpreter=interpreter, options=options)
+
+
+def _flags(version: str) -> str:
+    """Give the flags that only later versions know: Apptainer 1.1, SingularityCE 3.10."""
+    match = re.search(r"(\d+)\.(\d+)", version)
+    number = (int(match[1]), int(match[2])) if match else (0, 0)
+    least = (1, 1) if "apptainer" in version.lower() else (3, 10) if "ce" in version else (99, 0)
+    return _MODERN_FLAGS if number >= least else ""
 
 
 def _parts(artifact: Artifact) -> Sequence[Descriptor]:
@@ -343,18 +206,6 @@ def _by_digest(image: BuiltImage) -> str:
     return str(Reference.parse(image.reference or "").with_digest(image.manifest_digest))
 
 
-def _failure(said: str, what: str, transport: Transport) -> ClustrixError:
-    """Turn what Apptainer said into an error."""
-    if re.search("no space left on device|disk quota exceeded", said, re.IGNORECASE):
-        return DiskFull(
-            f"no space left at {transport.address} to make the SIF of {what}: {said}",
-            remedy="Free some space, or set `root` to a file system with a larger quota (not TMPDIR's).",
-        )
-    if re.search("namespace|newuidmap|fuse|setuid|operation not permitted", said, re.IGNORECASE):
-        return RuntimeUnavailable(f"Apptainer at {transport.address} cannot start {what}: {said}")
-    return ImageUnavailable(f"{transport.address} cannot have {what}: {said or 'nothing was said'}")
-
-
 def _mount(mount: Mount) -> str:
     """Write a --mount: comma-separated values, as encoding/csv of Go reads them."""
     fields = ["type=bind", f"source={mount.source}", f"destination={mount.target}"]
@@ -363,11 +214,3 @@ def _mount(mount: Mount) -> str:
     if any("\n" in field for field in fields):
         raise ConfigError(f"a directory with a line break in its name cannot be mounted: {mount.source!r}")
     return ",".join('"' + field.replace('"', '""') + '"' if set(field) & set('",') else field for field in fields)
-
-
-def _assign(**values: str) -> str:
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace").strip()

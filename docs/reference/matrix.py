@@ -42,6 +42,7 @@ ROWS = {
         "job in an error state",
         "refusal in the scheduler's words",
         "image unavailable",
+        "SIF made by a job",
         "same environment, measured there",
         "other environment",
     ),

@@ -9,6 +9,7 @@ import pytest
 
 from clustrix import placement
 from clustrix.model.job import Placed
+from clustrix.model.settings import ClusterConfig
 from clustrix.runtimes.base import Artifact, Need
 
 
@@ -26,11 +27,11 @@ def test_calls_in_a_row_ask_once_whether_an_environment_stands(monkeypatch: pyte
     monkeypatch.setattr(placement.time, "monotonic", lambda: now)
     first, second = (Artifact(lock=SimpleNamespace(digest=digest)) for digest in ("sha256:1", "sha256:2"))  # type: ignore[arg-type]
     for artifact in (first, first, second, first):
-        assert placement._ensured(target, artifact).location == "there"
+        assert placement._ensured(target, artifact, ClusterConfig()).location == "there"
     assert asked == [first, second]
     now += placement._TRUSTED_SECONDS
-    placement._ensured(target, first)
+    placement._ensured(target, first, ClusterConfig())
     assert asked == [first, second, first]
     for _ in range(2):
-        placement._ensured(target, Artifact(sif="/images/fit.sif"))
+        placement._ensured(target, Artifact(sif="/images/fit.sif"), ClusterConfig())
     assert len(asked) == 5

@@ -57,6 +57,9 @@ def test_what_is_not_said_follows(settings: dict[str, Any], transport: str, runt
         ({"backend": "slurm", "host": "h", "transport": "local"}, "is not reached by transport 'local'"),
         ({"backend": "slurm", "transport": "ssh"}, "transport 'ssh' needs a host"),
         ({"backend": "slurm", "host": "h", "root": "/tmp/me"}, "do not see the root /tmp/me"),
+        ({"backend": "slurm", "sif_build": "jop"}, "unknown sif_build 'jop'\n.*'job'"),
+        ({"backend": "ssh", "host": "h", "sif_build": "job"}, "'job' needs a scheduler"),
+        ({"backend": "slurm", "runtime": "venv", "sif_build": "auto"}, "'auto' needs a scheduler and runtime"),
     ],
 )
 def test_the_impossible_is_refused_before_anything_is_reached(settings: dict[str, Any], pattern: str) -> None:
