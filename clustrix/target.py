@@ -41,13 +41,13 @@ echo
 printf '%s\\n' "$HOME" "$(uname -m)" "$cores" "$libc"
 """
 _OWN_TO_EACH_NODE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - what is refused
+_SIF_BUILDS = ("login", "job", "auto")
 _DOCKER_SOCKET = "/var/run/docker.sock"
 _UNIX = "unix://"
 _HOUR = 3600
 
 
 _targets: dict[str, Target] = {}
-_SIF_BUILDS = ("login", "job", "auto")
 
 
 def of(config: ClusterConfig) -> Target:
@@ -224,6 +224,11 @@ class Target:
         opened: Runtime = registry.load("runtimes", self.runtime_name)()
         return opened
 
+    def runtime_on_nodes(self, run: Callable[[str], Completed]) -> Runtime:
+        """Open the runtime where compute nodes alone start it and make its images: ``run`` runs a script on one."""
+        opened: Runtime = registry.load("runtimes", self.runtime_name)(on_nodes=run)
+        return opened
+
     @cached_property
     def standing(self) -> dict[str, tuple[float, Placed]]:
         """Hold what was seen in place here, by digest: when (`time.monotonic`), and where."""
@@ -270,11 +275,6 @@ class Target:
             )
         if self.here and settings.host is not None:
             raise ConfigError(
-    def runtime_on_nodes(self, run: Callable[[str], Completed]) -> Runtime:
-        """Open the runtime where compute nodes alone start it and make its images: ``run`` runs a script on one."""
-        opened: Runtime = registry.load("runtimes", self.runtime_name)(on_nodes=run)
-        return opened
-
                 f"target {name}: host {settings.host!r} is not reached by transport 'local'",
                 remedy="Use transport: ssh, or leave host out.",
             )
@@ -282,6 +282,13 @@ class Target:
             raise ConfigError(
                 f"target {name}: compute nodes do not see the root {settings.root} of the login node",
                 remedy="Set root to a directory of a file system that they share, such as one below your home.",
+            )
+        if settings.sif_build not in _SIF_BUILDS:
+            raise UnknownOption("sif_build", settings.sif_build, _SIF_BUILDS, where=f"target {name}")
+        if settings.sif_build != "login" and (self.plain or settings.runtime not in {None, "apptainer"}):
+            raise ConfigError(
+                f"target {name}: sif_build {settings.sif_build!r} needs a scheduler and runtime 'apptainer'",
+                remedy="Leave sif_build out.",
             )
         if not self.here and settings.host is None:
             raise ConfigError(f"target {name}: transport {self.transport_name!r} needs a host", remedy="Set host.")
@@ -335,10 +342,3 @@ def answering_engine() -> tuple[str | None, str]:
     except (OSError, AttributeError) as error:
         return None, f"{path}: {error}"
     return ("docker", path) if b" 200 " in answer.split(b"\r\n", 1)[0] else (None, f"{path} gave no good answer")
-        if settings.sif_build not in _SIF_BUILDS:
-            raise UnknownOption("sif_build", settings.sif_build, _SIF_BUILDS, where=f"target {name}")
-        if settings.sif_build != "login" and (self.plain or settings.runtime not in {None, "apptainer"}):
-            raise ConfigError(
-                f"target {name}: sif_build {settings.sif_build!r} needs a scheduler and runtime 'apptainer'",
-                remedy="Leave sif_build out.",
-            )

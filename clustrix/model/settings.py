@@ -214,6 +214,16 @@ class ClusterConfig:
         default=False,
         scope="target",
     )
+    sif_build: str = _setting(
+        "text",
+        "Where SIFs are made: `login`, on the login node; `job`, on a compute node, by a batch job of its own, where "
+        "login nodes forbid or lack Apptainer; or `auto`, by a job only if the login node cannot.",
+        "login",
+        scope="target",
+    )
+    pod_registry: str | None = _setting(
+        "text", "The repository of `registry` as pods and nodes reach it, where that is another name.", scope="target"
+    )
     platform: str | None = _setting(
         "text", "The platform of the images, `linux/amd64` or `linux/arm64`. Unset: this machine's.", scope="target"
     )
@@ -246,16 +256,6 @@ class ClusterConfig:
         "number", "Start a call again so often when the machine failed under it, it was preempted, or it was lost.", 0
     )
     async_submit: bool = _setting("switch", "A plain call gives a Job at once, as `.submit` does.", default=False)
-    sif_build: str = _setting(
-        "text",
-        "Where SIFs are made: `login`, on the login node; `job`, on a compute node, by a batch job of its own, where "
-        "login nodes forbid or lack Apptainer; or `auto`, by a job only if the login node cannot.",
-        "login",
-        scope="target",
-    )
-    pod_registry: str | None = _setting(
-        "text", "The repository of `registry` as pods and nodes reach it, where that is another name.", scope="target"
-    )
 
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False)
 
