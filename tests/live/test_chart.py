@@ -1,0 +1,336 @@
+"""The chart, by a real helm on a real cluster; and the image of the command line, which its own test runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import yaml
+
+from clustrix.kubernetes.connection import RIGHTS
+
+from . import servers
+from .cluster import Kubernetes, wait_until
+
+if TYPE_CHECKING:
+    import docker
+
+pytestmark = pytest.mark.live
+
+ROOT = Path(__file__).parents[2]
+CHART = str(ROOT / "charts/clustrix")
+GOLDEN = ROOT / "tests/golden/chart"
+SETS = sorted(path.name for path in GOLDEN.iterdir())
+KUEUE = ("--api-versions", "kueue.x-k8s.io/v1beta1/LocalQueue")
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+def documents(text: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
+
+
+# --- without installing anything ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", SETS)
+def test_lint_and_golden(kubernetes: Kubernetes, which: str) -> None:
+    values = str(GOLDEN / which / "values.yaml")
+    kubernetes.helm("lint", "--strict", CHART, "--values", values)
+    made = kubernetes.helm("template", "clustrix", CHART, "--namespace", "team", "--values", values, *KUEUE)
+    assert documents(made) == documents((GOLDEN / which / "manifests.yaml").read_text())
+
+
+def test_values_in_the_documentation_are_accepted(kubernetes: Kubernetes, tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/install-the-chart.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 5
+    for text in blocks:
+        (tmp_path / "values.yaml").write_text(text)
+        kubernetes.helm("template", "clustrix", CHART, "--values", str(tmp_path / "values.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("regisrty.enabled=true", "regisrty"),
+        ("registry.enable=true", "enable"),
+        ("policy.max.core=4", "core"),
+        ("defaults.backend_options.tolerates=x", "tolerates"),
+        ("policy.forbidden_options={toleration}", "forbidden_options"),
+        ("registry.enabled=sometimes", "enabled"),
+        ("registry.image=registry:latest", "image"),
+        ("test.image=python", "image"),
+        ("registry.htpasswd=alice:secret", "htpasswd"),
+        ("access.serviceAccounts[0].namespace=ci", "name"),
+        ("registry.enabled=true", "registry.htpasswd or registry.existingSecret"),
+        ("networkPolicy.restrictEgress=true", "networkPolicy.egress"),
+        ("kueue.enabled=true,kueue.clusterQueue=team", "install Kueue first"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(kubernetes: Kubernetes, values: str, words: str) -> None:
+    with pytest.raises(RuntimeError, match=re.escape(words)):
+        kubernetes.helm("template", "clustrix", CHART, "--set", values)
+
+
+# --- installed ------------------------------------------------------------------------------------
+
+
+def build(context: Path, *arguments: str) -> str:
+    """Build an image without a network, as nothing that it needs is fetched while it is built; give its id."""
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}  # Debian packages no buildx
+    argv = ["docker", "build", "--quiet", "--network", "none", *arguments, str(context)]
+    return servers.run(argv, env=environment).strip()
+
+
+def push(kubernetes: Kubernetes, image: str, name: str) -> str:
+    """Copy an image of the engine into the cluster's registry, and give its reference."""
+    servers.need("skopeo")
+    tag = f"clustrix-chart-test:{secrets.token_hex(4)}"
+    servers.run(["docker", "tag", image, tag])
+    reference = f"{kubernetes.registry}/{name}"
+    verify = f"--dest-tls-verify={str(not kubernetes.plain_http).lower()}"
+    skopeo = ["skopeo", "--insecure-policy", "copy", "--quiet", verify]
+    servers.run([*skopeo, f"docker-daemon:{tag}", f"docker://{reference}"])
+    servers.run(["docker", "rmi", tag])
+    return reference
+
+
+@pytest.fixture(scope="module")
+def registry_image(
+    kubernetes: Kubernetes, docker_engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """Debian's registry on the base; where nothing else is said it does nothing, for ever."""
+    servers.need("registry")
+    context = tmp_path_factory.mktemp("registry-image")
+    shutil.copy(shutil.which("docker-registry") or "", context)
+    base = servers.bases()["debian"].tag
+    lines = (f"FROM {base}", "COPY docker-registry /usr/bin/docker-registry", 'CMD ["sleep", "infinity"]')
+    (context / "Dockerfile").write_text("\n".join(lines))
+    return push(kubernetes, build(context), "chart-registry:2")
+
+
+@pytest.fixture
+def values(registry_image: str, kubernetes_base: str) -> dict[str, Any]:
+    """Values for a cluster that can pull nothing from the internet."""
+    registry = {"image": registry_image, "command": ["docker-registry"], "persistence": {"enabled": False}}
+    return {"registry": registry, "test": {"image": kubernetes_base}, "prepull": {"pauseImage": registry_image}}
+
+
+class Release:
+    """One release in one namespace."""
+
+    def __init__(self, kubernetes: Kubernetes, namespace: str, values: dict[str, Any], directory: Path) -> None:
+        self.kubernetes = kubernetes
+        self.namespace = namespace
+        self._values = directory / f"{namespace}.yaml"
+        self._values.write_text(yaml.safe_dump(values))
+
+    def helm(self, command: str, *arguments: str) -> str:
+        given = (CHART, "--values", str(self._values)) if command in {"install", "upgrade"} else ()
+        return self.kubernetes.helm(command, "clustrix", *given, "--namespace", self.namespace, *arguments)
+
+    def kubectl(self, *arguments: str) -> str:
+        return self.kubernetes.kubectl("--namespace", self.namespace, *arguments)
+
+    def objects(self) -> set[str]:
+        """Name everything in the namespace but what was reported of it."""
+        kinds = self.kubectl("api-resources", "--verbs=list", "--namespaced", "--output=name").split()
+        wanted = ",".join(kind for kind in kinds if not kind.startswith(("events", "pods.metrics")))
+        return set(self.kubectl("get", wanted, "--ignore-not-found", "--output=name").split())
+
+    def defaults(self) -> dict[str, Any]:
+        data = self.kubernetes.get("configmap", "clustrix-defaults", self.namespace)["data"]
+        return dict(yaml.safe_load(data["defaults.yaml"]))
+
+    def ready(self) -> None:
+        self.kubectl("rollout", "status", "deployment/clustrix-registry", "--timeout=90s")
+
+    def pulled(self) -> list[str]:
+        """Name the images that the nodes have pulled ahead."""
+        found = self.kubectl("get", "pods", "--selector=app.kubernetes.io/component=prepull", "--output=json")
+        states = [one for pod in json.loads(found)["items"] for one in pod["status"].get("initContainerStatuses", [])]
+        return [state["image"] for state in states if "terminated" in state["state"]]
+
+
+def test_install_test_upgrade_rollback_uninstall(
+    kubernetes: Kubernetes, kubernetes_base: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """In a namespace that enforces the restricted standard; afterwards it is as it was."""
+    values["registry"] |= {"enabled": True, "anonymous": True}
+    values["prepull"] |= {"images": [kubernetes_base]}
+    values["resourceQuota"] = {"hard": {"count/jobs.batch": "50"}}
+    values["limitRange"] = {"limits": [{"type": "Container", "default": {"memory": "1Gi"}}]}
+    with kubernetes.namespace(labels=RESTRICTED) as namespace:
+        release = Release(kubernetes, namespace, values, tmp_path)
+        before = release.objects()
+        with pytest.raises(RuntimeError, match="acess"):
+            release.helm("install", "--set", "acess.users={alice}")
+        assert release.objects() == before
+
+        assert f"namespace: {namespace}" in release.helm("install", "--set", "access.groups={physics}")
+        release.ready()
+        release.helm("test")
+        wait_until("what is pulled ahead", lambda: len(release.pulled()) == 1)
+        release.helm("upgrade", "--set", "policy.max.cores=2")
+        assert release.defaults()["policy"] == {"max": {"cores": 2}}
+        release.helm("rollback")
+        assert "policy" not in release.defaults()
+
+        release.helm("uninstall")
+        wait_until("all to be gone", lambda: release.objects() <= before)
+        assert release.objects() == before
+
+
+def test_the_claim_stays_only_if_the_values_say_so(
+    kubernetes: Kubernetes, values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["registry"] |= {"enabled": True, "anonymous": True, "persistence": {"storageClass": "none"}}
+    claim = "persistentvolumeclaim/clustrix-registry"
+    with kubernetes.namespace() as namespace:
+        release = Release(kubernetes, namespace, values, tmp_path)
+        release.helm("install", "--set", "registry.persistence.keep=true")
+        release.helm("uninstall")
+        assert claim in release.objects()
+        release.helm("install")  # takes it over
+        release.helm("uninstall")
+        wait_until("the claim to go", lambda: claim not in release.objects())
+
+
+@contextlib.contextmanager
+def forwarded(release: Release, log: Path) -> Iterator[str]:
+    """Reach the chart's registry from here."""
+    argv = ["kubectl", "--context", release.kubernetes.context, "--namespace", release.namespace]
+    argv += ["port-forward", "service/clustrix-registry", ":5000", "--address=127.0.0.1"]
+    with servers.process(argv, log, env=release.kubernetes.env) as process:
+        yield f"http://127.0.0.1:{servers.wait_for(r'Forwarding from 127.0.0.1:([0-9]+)', log, process)[1]}"
+
+
+def test_a_registry_lets_in_who_has_a_password(kubernetes: Kubernetes, values: dict[str, Any], tmp_path: Path) -> None:
+    import bcrypt
+
+    password = secrets.token_hex(8)
+    line = f"alice:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()}\n"
+    values["registry"] |= {"enabled": True, "htpasswd": line}
+    with kubernetes.namespace() as namespace:
+        release = Release(kubernetes, namespace, values, tmp_path)
+        release.helm("install")
+        release.ready()
+        release.helm("test")
+        with forwarded(release, tmp_path / "forward.log") as url:
+            uploads = f"{url}/v2/clustrix/blobs/uploads/"
+            assert httpx.post(uploads).status_code == 401
+            assert httpx.post(uploads, auth=("alice", "wrong")).status_code == 401
+            assert httpx.post(uploads, auth=("alice", password)).status_code == 202
+
+
+# --- what users may -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(
+    kubernetes: Kubernetes, kubernetes_base: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Release]:
+    """The chart for a registry that stands elsewhere."""
+    directory = tmp_path_factory.mktemp("installed")
+    defaults = {"registry": f"{kubernetes.registry}/chart/jobs", "insecure_registry": kubernetes.plain_http}
+    values = {
+        "defaults": {**defaults, "pod_template": {"metadata": {"labels": {"cost-centre": "physics"}}}},
+        "policy": {"max": {"cores": 2}},
+        "test": {"image": kubernetes_base},
+    }
+    with kubernetes.namespace(labels=RESTRICTED) as namespace:
+        release = Release(kubernetes, namespace, values, directory)
+        release.helm("install")
+        yield release
+
+
+@pytest.fixture(scope="module")
+def user(installed: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kubeconfig of somebody with the rights of users, and no others."""
+    token = {"token": installed.kubernetes.token(installed.namespace, "clustrix-user")}
+    path = tmp_path_factory.mktemp("user") / "kubeconfig"
+    return installed.kubernetes.kubeconfig_for(token, installed.namespace, path)
+
+
+def test_a_user_may_do_what_clustrix_needs_and_nothing_more(installed: Release, user: Path) -> None:
+    """What the API server says that they may; everybody may ask who they are and what they may."""
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview"}
+    review["spec"] = {"namespace": installed.namespace}  # type: ignore[assignment]
+    argv = [
+        "kubectl",
+        "--context",
+        installed.kubernetes.context,
+        "create",
+        "--validate=false",
+        "--filename=-",
+        "--output=json",
+    ]
+    environment = {**installed.kubernetes.env, "KUBECONFIG": str(user)}
+    answer = json.loads(servers.run(argv, env=environment, input=json.dumps(review)))
+    found: dict[tuple[str, str], set[str]] = {}
+    for rule in answer["status"]["resourceRules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                if group not in {"authorization.k8s.io", "authentication.k8s.io"}:
+                    found.setdefault((group, resource), set()).update(rule["verbs"])
+    assert found == {key: set(verbs) for key, verbs in RIGHTS.items()}
+
+
+# --- the image of the command line ----------------------------------------------------------------
+
+BUILDER = """\
+ARG BASE
+FROM ${BASE}
+COPY wheels /wheels
+ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels PIP_BREAK_SYSTEM_PACKAGES=1
+RUN PYTHONPATH=$(echo /wheels/pip-*.whl) python3 -m pip install pip
+"""
+
+
+@pytest.fixture(scope="module")
+def command_line(docker_engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image that the Dockerfile makes of our base, where Debian's Python needs a builder that has pip."""
+    context = tmp_path_factory.mktemp("builder")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(context / "wheels")]
+    servers.run([*pip, f"{ROOT}[kubernetes]", "hatchling>=1.24", "pip"])
+    (context / "Dockerfile").write_text(BUILDER)
+    base = f"BASE={servers.bases()['debian'].tag}"
+    builder = build(context, "--build-arg", base)
+    index = "PIP_INDEX_URL=https://alice:hunter2@index.invalid/simple"
+    arguments = [word for argument in (base, f"BUILDER={builder}", index) for word in ("--build-arg", argument)]
+    stage = build(ROOT, *arguments, "--target", "build")
+    image = build(ROOT, *arguments)
+    yield image
+    with contextlib.suppress(RuntimeError):  # what a run left that was killed may stand on them
+        servers.run(["docker", "rmi", image, stage, builder])
+
+
+def run_image(image: str, *arguments: str, entrypoint: str = "clustrix") -> str:
+    sealed = ["--network", "none", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp"]
+    argv = ["docker", "run", "--rm", *sealed, "--env", "CLUSTRIX_STATE_DIR=/tmp/state", "--entrypoint", entrypoint]
+    return servers.run([*argv, image, *arguments])
+
+
+def test_the_image_of_the_command_line(command_line: str, docker_engine: docker.DockerClient) -> None:
+    from clustrix import __version__
+
+    assert __version__ in run_image(command_line, "--version")
+    assert "--target" in run_image(command_line, "doctor", "--help")
+    assert json.loads(run_image(command_line, "doctor", "--json"))
+    assert run_image(command_line, "-u", entrypoint="id").strip() == "65532"
+    base = docker_engine.images.get(servers.bases()["debian"].tag)
+    image = docker_engine.images.get(command_line)
+    assert image.attrs["Size"] - base.attrs["Size"] < 200 << 20
+    assert "index.invalid" not in json.dumps([image.attrs, image.history()])
+    search = "grep -rlE 'index[.]invalid|hunter2' /opt/clustrix /etc /home || true"
+    assert run_image(command_line, "-c", search, entrypoint="sh") == ""
