@@ -8,6 +8,8 @@ import os
 import re
 import secrets
 import shutil
+import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,25 +214,81 @@ def forwarded(release: Release, log: Path) -> Iterator[str]:
     argv = ["kubectl", "--context", release.kubernetes.context, "--namespace", release.namespace]
     argv += ["port-forward", "service/clustrix-registry", ":5000", "--address=127.0.0.1"]
     with servers.process(argv, log, env=release.kubernetes.env) as process:
-        yield f"http://127.0.0.1:{servers.wait_for(r'Forwarding from 127.0.0.1:([0-9]+)', log, process)[1]}"
+        yield f"127.0.0.1:{servers.wait_for(r'Forwarding from 127.0.0.1:([0-9]+)', log, process)[1]}"
 
 
 def test_a_registry_lets_in_who_has_a_password(kubernetes: Kubernetes, values: dict[str, Any], tmp_path: Path) -> None:
-    import bcrypt
-
-    password = secrets.token_hex(8)
-    line = f"alice:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()}\n"
-    values["registry"] |= {"enabled": True, "htpasswd": line}
+    """Over TLS; first with a Secret that the chart makes, then with one that was there."""
+    alice, bob = (secrets.token_hex(8) for _ in range(2))
+    values["registry"] |= {"enabled": True, "htpasswd": user_line("alice", alice), "tlsSecret": "tls"}
+    key, certificate = str(tmp_path / "tls.key"), str(tmp_path / "tls.crt")
+    openssl = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    names = ["-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1"]
+    servers.run([*openssl, *names, "-keyout", key, "-out", certificate])
     with kubernetes.namespace() as namespace:
         release = Release(kubernetes, namespace, values, tmp_path)
+        release.kubectl("create", "secret", "tls", "tls", f"--key={key}", f"--cert={certificate}")
+        release.kubectl("create", "secret", "generic", "users", f"--from-literal=htpasswd={user_line('bob', bob)}")
         release.helm("install")
         release.ready()
         release.helm("test")
-        with forwarded(release, tmp_path / "forward.log") as url:
-            uploads = f"{url}/v2/clustrix/blobs/uploads/"
-            assert httpx.post(uploads).status_code == 401
-            assert httpx.post(uploads, auth=("alice", "wrong")).status_code == 401
-            assert httpx.post(uploads, auth=("alice", password)).status_code == 202
+        assert uploads(release, certificate, tmp_path) == 401
+        assert uploads(release, certificate, tmp_path, ("alice", bob)) == 401
+        assert uploads(release, certificate, tmp_path, ("alice", alice)) == 202
+
+        release.helm("upgrade", "--set", "registry.htpasswd=,registry.existingSecret=users")
+        release.ready()
+        assert uploads(release, certificate, tmp_path, ("alice", alice)) == 401
+        assert uploads(release, certificate, tmp_path, ("bob", bob)) == 202
+
+
+def user_line(name: str, password: str) -> str:
+    import bcrypt
+
+    return f"{name}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()}\n"
+
+
+def uploads(release: Release, certificate: str, directory: Path, login: tuple[str, str] | None = None) -> int:
+    """Give the answer to the wish to push."""
+    trust = ssl.create_default_context(cafile=certificate)
+    with forwarded(release, directory / "forward.log") as address:
+        return httpx.post(f"https://{address}/v2/clustrix/blobs/uploads/", auth=login, verify=trust).status_code
+
+
+QUEUES = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: localqueues.kueue.x-k8s.io}
+spec:
+  group: kueue.x-k8s.io
+  scope: Namespaced
+  names: {kind: LocalQueue, plural: localqueues}
+  versions:
+    - name: v1beta1
+      served: true
+      storage: true
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties:
+            spec: {type: object, required: [clusterQueue], properties: {clusterQueue: {type: string}}}
+"""
+
+
+def test_a_queue_where_there_is_kueue(kubernetes: Kubernetes, values: dict[str, Any], tmp_path: Path) -> None:
+    """What the chart needs of Kueue is that one kind; the rest of it is not installed."""
+    values["kueue"] = {"enabled": True, "clusterQueue": "physics"}
+    kubernetes.kubectl("create", "--filename=-", stdin=QUEUES)
+    try:
+        kubernetes.kubectl("wait", "--for=condition=Established", "crd/localqueues.kueue.x-k8s.io")
+        with kubernetes.namespace() as namespace:
+            release = Release(kubernetes, namespace, values, tmp_path)
+            wait_until("the API to be known", lambda: release.helm("install"))
+            assert kubernetes.get("localqueue", "clustrix", namespace)["spec"] == {"clusterQueue": "physics"}
+            assert release.defaults()["queue"] == "clustrix"
+            release.helm("uninstall")
+    finally:
+        kubernetes.kubectl("delete", "crd", "localqueues.kueue.x-k8s.io")
 
 
 # --- what users may -------------------------------------------------------------------------------
@@ -286,6 +344,52 @@ def test_a_user_may_do_what_clustrix_needs_and_nothing_more(installed: Release, 
     assert found == {key: set(verbs) for key, verbs in RIGHTS.items()}
 
 
+SCRIPT = """\
+import sys
+from clustrix import cluster
+
+
+@cluster(target="k8s", image=sys.argv[1], cores=int(sys.argv[2]))
+def add(one, other):
+    print("in a pod")
+    return one + other
+
+
+print(add(1, 2))
+"""
+
+
+def run_script(user: Path, namespace: str, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it as somebody who configured their three lines."""
+    context = yaml.safe_load(user.read_text())["current-context"]
+    three = {"backend": "kubernetes", "context": context, "namespace": namespace}
+    (directory / "clustrix.yml").write_text(yaml.safe_dump({"targets": {"k8s": three}}))
+    (directory / "add.py").write_text(SCRIPT)
+    argv = [sys.executable, "add.py", *arguments]
+    environment = {**os.environ, "KUBECONFIG": str(user)}
+    return subprocess.run(
+        argv, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+def test_who_configures_three_lines_gets_the_charts_defaults(
+    installed: Release, user: Path, kubernetes_base: str, tmp_path: Path
+) -> None:
+    done = run_script(user, installed.namespace, tmp_path, kubernetes_base, "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "3"
+    assert "in a pod" in done.stdout + done.stderr
+    selector = "--selector=app.kubernetes.io/managed-by=clustrix"
+    (job,) = json.loads(installed.kubectl("get", "jobs", selector, "--output=json"))["items"]
+    assert job["spec"]["template"]["metadata"]["labels"]["cost-centre"] == "physics"
+    assert job["spec"]["template"]["spec"]["serviceAccountName"] == "clustrix-runner"
+
+    refused = run_script(user, installed.namespace, tmp_path, kubernetes_base, "3")
+    assert refused.returncode != 0
+    assert f"policy of namespace {installed.namespace}" in refused.stderr
+    assert "cores" in refused.stderr
+
+
 # --- the image of the command line ----------------------------------------------------------------
 
 BUILDER = """\
@@ -334,3 +438,16 @@ def test_the_image_of_the_command_line(command_line: str, docker_engine: docker.
     assert "index.invalid" not in json.dumps([image.attrs, image.history()])
     search = "grep -rlE 'index[.]invalid|hunter2' /opt/clustrix /etc /home || true"
     assert run_image(command_line, "-c", search, entrypoint="sh") == ""
+
+
+def test_doctor_runs_in_the_cluster(
+    kubernetes: Kubernetes, command_line: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    image = push(kubernetes, command_line, "chart-command-line:1")
+    values["test"] = {"image": image, "doctor": True}
+    values["defaults"] = {"registry": f"{kubernetes.registry}/chart/jobs", "insecure_registry": kubernetes.plain_http}
+    with kubernetes.namespace(labels=RESTRICTED) as namespace:
+        release = Release(kubernetes, namespace, values, tmp_path)
+        release.helm("install")
+        release.helm("test")
+        release.helm("uninstall")
