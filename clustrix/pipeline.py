@@ -186,8 +186,9 @@ def spec_of(ready: Prepared, name: str, job: JobId, *, slices: Slices, workers: 
     """Say everything that a backend must know of a job."""
     target, settings, placed = ready.target, ready.settings, ready.placed
     paths = target.site.job(job.ulid)
-    own = (Mount(target.site.bundles, target.site.bundles), Mount(paths.directory, paths.directory))
-    mounts = (*own, *settings.mounts)
+    # Pods see nothing of a site: what travels comes by the cluster's own means.
+    places = () if target.on_cluster else (target.site.bundles, paths.directory)
+    mounts = (*(Mount(place, place) for place in places), *settings.mounts)
     argv = target.runtime.wrap(
         placed,
         (placed.interpreter, "-I", target.site.bundle(bundle), paths.directory),

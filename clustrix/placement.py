@@ -57,6 +57,12 @@ class Prepared:
 
 def _weigh(target: Target, settings: ClusterConfig) -> None:
     """Refuse what a host without a scheduler does not have; tell what it has and nobody enforces (decision 5)."""
+    claim = next((mount.source for mount in settings.mounts if not mount.source.startswith("/")), None)
+    if claim and not target.on_cluster:
+        raise UnsupportedResource(
+            f"mounts: {claim} is no directory, and target {target.name} knows no PersistentVolumeClaims",
+            remedy='Write an absolute path: mounts=["/data"].',
+        )
     if not target.plain:
         return
     if settings.cores > target.cores:
@@ -171,13 +177,16 @@ def _lock_of_host(target: Target, image: Image) -> LockResult:
 
 
 def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockResult | None, BuiltImage]:
-    own = settings.registry or (image.location if image.source is ImageSource.REGISTRY else image.base or settings.base)
-    host = registry_of(own) if own and settings.insecure_registry else None
+    registry = target.registry
+    own = registry or (image.location if image.source is ImageSource.REGISTRY else image.base or settings.base)
+    host = registry_of(own) if own and target.insecure_registry else None
     insecure = (host,) if host else ()
     minor = installed.interpreter().minor
     if image.source is ImageSource.REGISTRY:
         found = artifacts.existing(image.location or "", minor=minor, machine=target.machine, insecure=insecure)
         return None, found
+    if target.on_cluster:
+        registry = target.place.repository  # before anything is built
     base = artifacts.base(
         image.base or settings.base, minor=minor, machine=target.machine, insecure=insecure, progress=progress
     )
@@ -186,8 +195,8 @@ def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockR
     result = artifacts.lock(source, base.platform, python, requirements=image.requirements, progress=progress)
     order = artifacts.recipe(image, result.lock, base)
     built = artifacts.build(order, progress=progress, before=lambda: _say_size("image", result)).image
-    if settings.registry:
-        built = artifacts.pushed(built, settings.registry, insecure=insecure, progress=progress)
+    if registry:
+        built = artifacts.pushed(built, registry, insecure=insecure, progress=progress)
     return result, built
 
 

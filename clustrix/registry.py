@@ -28,6 +28,9 @@ class PlugIn:
 
 
 PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
+    "backends": {
+        "kubernetes": PlugIn("clustrix.backends.kubernetes:Kubernetes", extra="kubernetes", package="kubernetes"),
+    },
     "schedulers": {
         "pbs": PlugIn("clustrix.schedulers.pbs:Pbs"),
         "process": PlugIn("clustrix.schedulers.process:Process"),
@@ -38,7 +41,12 @@ PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
         "apptainer": PlugIn("clustrix.runtimes.apptainer:Apptainer"),
         "docker": PlugIn("clustrix.runtimes.docker:Docker"),
         "podman": PlugIn("clustrix.runtimes.docker:Podman"),
+        "pod": PlugIn("clustrix.runtimes.pod:Pod"),
         "venv": PlugIn("clustrix.runtimes.venv:Venv"),
+    },
+    "stores": {
+        "podlog": PlugIn("clustrix.stores.podlog:PodLog"),
+        "registry": PlugIn("clustrix.stores.registry:RegistryStore"),
     },
     "transports": {
         "local": PlugIn("clustrix.transports.local:Local"),

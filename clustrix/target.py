@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clustrix import config as configuration
 from clustrix import registry
@@ -18,6 +18,7 @@ from clustrix.journal import state_directory
 from clustrix.model.environment import Platform
 from clustrix.model.paths import SitePaths
 from clustrix.model.settings import ClusterConfig, settings
+from clustrix.transports.absent import Absent
 from clustrix.worker import installed
 
 if TYPE_CHECKING:
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
 
     from clustrix.backends.base import Backend
     from clustrix.handle import Site
+    from clustrix.kubernetes.place import Place
     from clustrix.model.job import JobRecord, Placed
     from clustrix.runtimes.base import Runtime
     from clustrix.stores.base import Store
     from clustrix.transports.base import Completed, Transport
 
+CLUSTER = "kubernetes"
+"""The backend that has neither host nor scheduler."""
 PLAIN = "process"
 """The scheduler of hosts that have none; the backends `local` and `ssh` are that one over two transports."""
 _TASKS = 32
@@ -40,6 +44,8 @@ libc=$(getconf GNU_LIBC_VERSION || echo none)
 echo
 printf '%s\\n' "$HOME" "$(uname -m)" "$cores" "$libc"
 """
+_OF_CLUSTERS = ("context", "namespace", "kubeconfig", "pod_registry", "store", "courier")
+_OF_HOSTS = ("host", "transport", "runtime", "root", "username", "port", "key_file", "ssh_config")
 _OWN_TO_EACH_NODE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - what is refused
 _SIF_BUILDS = ("login", "job", "auto")
 _DOCKER_SOCKET = "/var/run/docker.sock"
@@ -67,7 +73,9 @@ def of_record(record: JobRecord) -> Target:
     current = configuration.load()
     if record.id.target in current.target_names:
         place["password"] = current.resolve(record.id.target).password
-    return of(ClusterConfig(**{**place, "target": record.id.target, "root": record.root}))
+    if record.target.get("backend") != CLUSTER:
+        place["root"] = record.root
+    return of(ClusterConfig(**{**place, "target": record.id.target}))
 
 
 def avoid_containers(why: str) -> None:
@@ -94,6 +102,9 @@ class Target:
     def __post_init__(self) -> None:
         if self.config.backend == PLAIN:
             raise UnknownOption("backend", PLAIN, ("local", "ssh"))
+        if self.on_cluster:
+            self._refuse_hosts()
+            return
         if not self.plain:
             _check_scheduler(self.config.backend)
         registry.check("transports", self.transport_name)
@@ -107,20 +118,48 @@ class Target:
         return self.config.target or configuration.LOCAL
 
     @property
+    def on_cluster(self) -> bool:
+        """Tell whether jobs are pods: there is no host, and no directory that they share."""
+        return self.config.backend == CLUSTER
+
+    @cached_property
+    def place(self) -> Place:
+        """Put the settings and what the chart of the namespace says together; nothing is asked yet."""
+        from clustrix.kubernetes.connection import Cluster
+        from clustrix.kubernetes.place import Place
+
+        settings = self.config
+        return Place(Cluster(settings.context, settings.namespace, settings.kubeconfig), settings)
+
+    @property
+    def registry(self) -> str | None:
+        """Name the repository that images are pushed to."""
+        return self.place.registry if self.on_cluster else self.config.registry
+
+    @property
+    def insecure_registry(self) -> bool:
+        """Tell whether it speaks plain HTTP."""
+        return self.place.insecure if self.on_cluster else self.config.insecure_registry
+
+    @property
     def here(self) -> bool:
         """Tell whether jobs are submitted on this machine."""
         return self.transport_name == "local"
 
     @property
     def transport_name(self) -> str:
-        """Name the transport: as configured, else by whether there is a host."""
+        """Name the transport: as configured, else by whether there is a host; nothing on a cluster."""
+        if self.on_cluster:
+            return ""
         if self.config.transport:
             return self.config.transport
         return "local" if self.config.host is None and self.config.backend != "ssh" else "ssh"
 
     @cached_property
     def transport(self) -> Transport:
-        """Open the way to the host; nothing is sent yet."""
+        """Open the way to the host; nothing is sent yet. On a cluster every use is a ConfigError."""
+        if self.on_cluster:
+            return Absent(f"target {self.name}")
         kind = registry.load("transports", self.transport_name)
         if self.here:
             opened: Transport = kind()
@@ -138,7 +177,11 @@ class Target:
 
     @cached_property
     def site(self) -> SitePaths:
-        """Give the paths below the target's root."""
+        """Give the paths below the target's root; on a cluster that of each pod."""
+        if self.on_cluster:
+            from clustrix.kubernetes import names
+
+            return SitePaths(names.ROOT)
         if self.config.root and not self.config.root.startswith("~"):
             return SitePaths(self.config.root.rstrip("/"))
         if self.here:
@@ -152,7 +195,7 @@ class Target:
         """Name the architecture that jobs run on, as uname does."""
         if self.config.platform:
             return machine_of(self.config.platform)
-        return this_machine() if self.here else self.facts["machine"]
+        return this_machine() if self.here or self.on_cluster else self.facts["machine"]
 
     @cached_property
     def platform(self) -> Platform:
@@ -216,11 +259,15 @@ class Target:
     @cached_property
     def runtime_name(self) -> str:
         """Name the runtime: as configured, else what there is here, else apptainer."""
+        if self.on_cluster:
+            return "pod"
         return self.config.runtime or (self._automatic[0] if self.chosen_by_itself else "apptainer")
 
     @cached_property
     def runtime(self) -> Runtime:
         """Open the runtime."""
+        if self.on_cluster:
+            registry.load("backends", CLUSTER)  # before anything is built, say what is not installed
         opened: Runtime = registry.load("runtimes", self.runtime_name)()
         return opened
 
@@ -237,6 +284,9 @@ class Target:
     @cached_property
     def backend(self) -> Backend:
         """Open the backend."""
+        if self.on_cluster:
+            driver: Backend = registry.load("backends", CLUSTER)(self.place)
+            return driver
         from clustrix.backends.batch import BatchBackend
 
         dialect = registry.load("schedulers", PLAIN if self.plain else self.config.backend)
@@ -245,6 +295,8 @@ class Target:
     @cached_property
     def store(self) -> Store:
         """Open the store."""
+        if self.on_cluster:
+            return _cluster_store(self.place)
         from clustrix.stores.directory import DirectoryStore
 
         return DirectoryStore(self.transport, self.site.root)
@@ -254,6 +306,8 @@ class Target:
         """Give what drives and finds jobs here."""
         from clustrix.handle import Site
 
+        if self.on_cluster:  # whose API never shows yesterday's news
+            return Site(self.backend, self.store, grace=5.0)
         # The files of this machine's own jobs are seen at once.
         return Site(self.backend, self.store, grace=2.0) if self.here and self.plain else Site(self.backend, self.store)
 
@@ -262,8 +316,22 @@ class Target:
         """Tell whether jobs are processes of a host without a scheduler."""
         return self.config.backend in {"local", "ssh"}
 
+    def _refuse_hosts(self) -> None:
+        given = next((name for name in _OF_HOSTS if getattr(self.config, name) not in (None, "pod")), None)
+        if given:
+            raise ConfigError(
+                f"target {self.name}: {given} is for hosts, and backend 'kubernetes' has none",
+                remedy="Leave it out; `context` and `namespace` say where jobs go.",
+            )
+
     def _refuse_the_impossible(self) -> None:
         name, settings = self.name, self.config
+        given = next((name for name in _OF_CLUSTERS if getattr(settings, name) is not None), None)
+        if given:
+            raise ConfigError(
+                f"target {name}: {given} is for backend 'kubernetes', and this is {settings.backend!r}",
+                remedy="Leave it out, or say it for the targets that it is meant for.",
+            )
         if settings.backend == "local" and not self.here:
             raise ConfigError(
                 f"target {name}: backend 'local' is this machine, and transport {self.transport_name!r} is not",
@@ -298,8 +366,17 @@ def _check_scheduler(name: str) -> None:
     try:
         registry.check("schedulers", name)
     except UnknownOption:
-        known = {*registry.names("schedulers"), "local", "ssh"} - {PLAIN}
+        known = {*registry.names("schedulers"), "local", "ssh", CLUSTER} - {PLAIN}
         raise UnknownOption("backend", name, tuple(sorted(known))) from None
+
+
+def _cluster_store(place: Place) -> Store:
+    kind: Any = registry.load("stores", place.sink)
+    if place.sink == "podlog":
+        without: Store = kind(place.cluster)
+        return without
+    opened: Store = kind(place.cluster, repository=place.repository, insecure=place.insecure)
+    return opened
 
 
 def machine_of(platform: str) -> str:

@@ -83,6 +83,8 @@ class Course:
         self._waiting: dict[int, list[Callable[[], None]]] = {}
         self._fetched: dict[int, RawOutcome] = {}
         self._fetching = threading.Lock()
+        self._read: set[int] = set()
+        self._settled = False
 
     @property
     def over(self) -> bool:
@@ -163,7 +165,16 @@ class Course:
                     self._fetched[outcome.index] = outcome
             if index not in self._fetched:
                 raise ConnectionLost(f"the outcome of item {index} of {self.record.id} could not be read")
+            self._read.add(index)
+            if self.over and self._read >= self.ended:
+                self._settle()
             return self._fetched.pop(index)
+
+    def _settle(self) -> None:
+        """Tell the target that all has been read, and let nobody wait for that."""
+        if not self._settled:
+            self._settled = True
+            threading.Thread(target=_settle, args=(self.site, self.record), name="clustrix-settle").start()
 
     def tail(self, task: int) -> str:
         """Read the last lines of a task's output; nothing if the job's directory was removed."""
@@ -431,6 +442,13 @@ def state_of(course: Course, failed: frozenset[int] = frozenset()) -> State:
     if State.RUNNING in states or course.ended:
         return State.RUNNING
     return State.WAITING if course.said is not None else State.SUBMITTED
+
+
+def _settle(site: Site, record: JobRecord) -> None:
+    try:
+        site.backend.settle(record)
+    except ClustrixError as error:  # what stays is removed by `clustrix gc`
+        _log.debug("%s could not be settled: %s", record.id, error)
 
 
 def _name(courses: Mapping[str, Course]) -> str:

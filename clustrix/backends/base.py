@@ -38,3 +38,7 @@ class Backend(Protocol):
     def cancel(self, jobs: Sequence[JobRecord]) -> None:
         """Cancel jobs, waiting or running, with every process of theirs."""
         ...
+
+    def settle(self, job: JobRecord) -> None:
+        """Know that every outcome of a job has been read: the target need not keep it any longer."""
+        ...

@@ -172,6 +172,9 @@ class BatchBackend:
             ):
                 raise BackendError(f"not cancelled: {_text(done.stderr or done.stdout)}")
 
+    def settle(self, job: JobRecord) -> None:
+        """Keep the job's directory until somebody removes it."""
+
     def _chunks(self, spec: JobSpec) -> list[tuple[JobSpec, int, int]]:
         """Divide the tasks among as many submissions as the site's limit asks for."""
         if spec.workers == 1:

@@ -59,13 +59,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         click.echo(click.style(text, bold=True) if number == 0 else text)
 
 
-def facts(data: Mapping[str, object]) -> None:
+def facts(data: Mapping[str, object], *, err: bool = False) -> None:
     """Print names and values, one a line; what is not known is left out, and bytes get a unit."""
     width = max((len(name) for name in data), default=0)
     for name, value in data.items():
         if value is not None and value != "":
             text = size(value) if name.endswith("_bytes") and isinstance(value, int) else value
-            click.echo(f"{name.removesuffix('_bytes').ljust(width)}  {text}")
+            click.echo(f"{name.removesuffix('_bytes').ljust(width)}  {text}", err=err)
 
 
 def size(amount: int) -> str:

@@ -58,8 +58,10 @@ def command(
       clustrix run docs/tutorials/first_job.py
       clustrix run --target hpc fit.py --folds 5
       clustrix run --dry-run fit.py
+      clustrix run --dry-run --target k8s fit.py | kubectl apply --dry-run=server -f -
     """
-    from clustrix import config
+    from clustrix import config, pipeline
+    from clustrix.target import CLUSTER
 
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run: the output of a run is that of the script")
@@ -70,7 +72,11 @@ def command(
         current.resolve(name)  # an unknown one is refused before anything is locked
     plan = planned(script, environment)
     if dry_run:
-        tell(script, name, plan, as_json=as_json)
+        settings = None if name is None or as_json else current.resolve(name)
+        manifest = settings is not None and settings.backend == CLUSTER
+        tell(script, name, plan, as_json=as_json, err=manifest)
+        if settings is not None and manifest:
+            click.echo(pipeline.preview(settings), nl=False)
         return
     options = {"environment": plan.environment, **({"target": name} if name else {})}
     sys.exit(_drive(script, arguments, plan, options))
@@ -106,8 +112,8 @@ def planned(script: Path, environment: str) -> Plan:
         )
 
 
-def tell(script: Path, target: str | None, plan: Plan, *, as_json: bool) -> None:
-    """Say what would run where."""
+def tell(script: Path, target: str | None, plan: Plan, *, as_json: bool, err: bool = False) -> None:
+    """Say what would run where; on standard error where something else is the result."""
     lock = plan.lock.lock if plan.lock else None
     data: dict[str, object] = {
         "script": str(script),
@@ -119,7 +125,7 @@ def tell(script: Path, target: str | None, plan: Plan, *, as_json: bool) -> None
     if as_json:
         output.emit(data)
     else:
-        output.facts(data)
+        output.facts(data, err=err)
 
 
 def _drive(script: Path, arguments: tuple[str, ...], plan: Plan, options: Mapping[str, str]) -> int:

@@ -60,8 +60,8 @@ def command(
             if as_json:
                 output.emit({"target": name, "environment": plan.environment, "script": text})
             else:
-                run.tell(script, name, plan, as_json=False)
-                click.echo(f"\n{text}")
+                run.tell(script, name, plan, as_json=False, err=True)
+                click.echo(text, nl=False)
             return
         job = pipeline.submit_script(script, arguments, settings)
     if as_json:

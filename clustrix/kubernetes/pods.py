@@ -74,8 +74,10 @@ def disrupted(pod: Pod) -> str | None:
 
 
 def ended(pod: Pod) -> bool:
-    """Tell whether nothing of a pod's work goes on."""
-    return terminated(pod) is not None or pod["status"].get("phase") in {"Failed", "Succeeded"}
+    """Tell whether nothing of a pod's work goes on; a courier may send what the worker left."""
+    if pod["status"].get("phase") in {"Failed", "Succeeded"}:
+        return True
+    return terminated(pod) is not None and not _state(pod, names.COURIER).get("running")
 
 
 def end_of(pod: Pod) -> End | None:

@@ -6,6 +6,7 @@ A field of `ClusterConfig` is a setting; its metadata says how it is read, who m
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,10 @@ class Setting:
     def variable(self) -> str:
         """Name the environment variable."""
         return f"CLUSTRIX_{self.name.upper()}"
+
+
+_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/].*)?")
+"""The name of a PersistentVolumeClaim, and perhaps a directory in it."""
 
 
 def _text(value: object) -> str:
@@ -106,8 +111,14 @@ def _mount(text: str) -> Mount:
     source, *rest = text.split(":")
     target = rest[0] if rest and rest[0] else source
     mode = rest[1:]
-    if mode not in ([], ["ro"], ["rw"]) or not source.startswith("/") or not target.startswith("/"):
-        raise ConfigError(f"not a mount: {text!r}", remedy='Write it as "/data", "/data:/input" or "/data:/input:ro".')
+    # What does not begin with a slash is the name of a claim.
+    named = _CLAIM.fullmatch(source) and rest
+    if mode not in ([], ["ro"], ["rw"]) or not (source.startswith("/") or named) or not target.startswith("/"):
+        raise ConfigError(
+            f"not a mount: {text!r}",
+            remedy='Write it as "/data", "/data:/input" or "/data:/input:ro"; on Kubernetes as "claim:/data" or '
+            '"claim/directory:/data:ro".',
+        )
     return Mount(source, target, read_only=mode == ["ro"])
 
 
@@ -190,6 +201,27 @@ class ClusterConfig:
         aliases=("remote_work_dir",),
     )
 
+    # A cluster of Kubernetes
+    context: str | None = _setting(
+        "text", "The context of the kubeconfig. Unset: the current one; inside a pod its service account.", scope="host"
+    )
+    namespace: str | None = _setting("text", "The namespace of the jobs. Unset: that of the context.", scope="host")
+    kubeconfig: str | None = _setting(
+        "path", "The kubeconfig. Unset: `$KUBECONFIG`, else `~/.kube/config`.", scope="host"
+    )
+    store: str | None = _setting(
+        "text",
+        "How outcomes come back that are too large for a pod's status: `registry`, as artifacts in `registry`, or "
+        "`podlog`, in the log of a container of its own, 6 MiB a pod. Unset: what the chart says, else `registry`.",
+        scope="target",
+    )
+    courier: bool | None = _setting(
+        "switch",
+        "Keep credentials and keys from user code: a container of its own in each pod sends the outcomes. "
+        "Unset: what the chart says, else no.",
+        scope="target",
+    )
+
     # The environment
     image: object = _setting(
         "image", "What a call runs in: an image reference, a `.sif` path or an `Image`. Unset: what `environment` says."
@@ -236,7 +268,9 @@ class ClusterConfig:
     gpu_type: str | None = _setting("text", "Their type, as the site names it.")
     nodes: int = _setting("number", "Nodes of one task.", 1)
     partition: str | None = _setting("text", "The partition (SLURM).")
-    queue: str | None = _setting("text", "The queue, where the scheduler calls it so; on SLURM the partition.")
+    queue: str | None = _setting(
+        "text", "The queue, where the scheduler calls it so; on SLURM the partition, on Kubernetes that of Kueue."
+    )
     account: str | None = _setting("text", "Who pays.")
     qos: str | None = _setting("text", "The quality of service.")
     constraint: str | None = _setting("text", "Features that nodes must have.")
@@ -244,13 +278,16 @@ class ClusterConfig:
     environment_variables: Mapping[str, str] = _setting(
         "variables", "Variables that the function sees. They travel with the arguments and appear in no script.", {}
     )
-    mounts: tuple[Mount, ...] = _setting("mounts", "Directories of the target that the job sees.", ())
+    mounts: tuple[Mount, ...] = _setting(
+        "mounts", "Directories of the target that the job sees; on Kubernetes PersistentVolumeClaims.", ()
+    )
     backend_options: Mapping[str, object] = _setting("table", "Extras of the scheduler, by its own names.", {})
 
     # How it runs
     max_parallel: int | None = _setting(
         "number",
-        "The most tasks of one map that run at a time. Unset: 32 on a scheduler, elsewhere what the cores allow.",
+        "The most tasks of one map that run at a time. Unset: 32 on a scheduler or cluster, elsewhere what the cores "
+        "allow.",
     )
     retries: int = _setting(
         "number", "Start a call again so often when the machine failed under it, it was preempted, or it was lost.", 0
