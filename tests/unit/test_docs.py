@@ -19,7 +19,10 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "images").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(page for room in ("charts", "docs", "images") for page in sorted((ROOT / room).rglob("*.md"))),
+]
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
