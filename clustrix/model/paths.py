@@ -123,6 +123,21 @@ class JobPaths:
         """Hold the output of each task, ``<task>.out``: standard output and error together."""
         return f"{self.directory}/logs"
 
+    @property
+    def unfetched(self) -> str:
+        """Say why a courier could not fetch what is in the registry: a file with a sentence."""
+        return f"{self.directory}/unfetched"
+
+    @property
+    def handover(self) -> str:
+        """Tell a courier that all outcomes are there: an empty file."""
+        return f"{self.directory}/handover"
+
+    @property
+    def receipt(self) -> str:
+        """Hold what a courier says once it has them: a termination message (`clustrix.worker.message`)."""
+        return f"{self.directory}/receipt"
+
     def outcome(self, index: int) -> str:
         """Place the metadata of one item's outcome."""
         return f"{self.outcomes}/{index}.json"

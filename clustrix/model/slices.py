@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from clustrix.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def share(items: int, workers: int, chunksize: int | None = None) -> tuple[tuple[int, int], ...]:
@@ -26,3 +31,8 @@ def share(items: int, workers: int, chunksize: int | None = None) -> tuple[tuple
         slices.append((start, stop))
         start = stop
     return tuple(slices)
+
+
+def items_of(slices: Sequence[tuple[int, int]], workers: int, task: int) -> list[int]:
+    """List the items of one of ``workers`` tasks that cannot see each other: it has every ``workers``-th range."""
+    return [index for place in range(task, len(slices), workers) for index in range(*slices[place])]

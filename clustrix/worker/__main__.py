@@ -22,8 +22,19 @@ from clustrix.worker.items import Runner
 
 
 def main(argv: list[str]) -> int:
-    """Do the part of one task in the job whose directory is ``argv[1]``; ``argv[2]`` is the task's number."""
-    worker, directory, number = argv
+    """Do the part of one task in the job whose directory is ``argv[1]``; ``argv[2]`` is the task's number.
+
+    ``argv[3:]`` are its items, as ranges ``start:stop``, where nobody shares them: in pods (`clustrix.worker.pod`).
+    """
+    if argv[1] == "--pod":
+        from clustrix.worker import pod
+
+        return pod.main(argv)
+    if argv[1] == "--courier":
+        from clustrix.worker import courier
+
+        return courier.main(argv)
+    worker, directory, number, *ranges = argv
     paths = JobPaths(directory)
     with open(paths.task, "rb") as file:
         task = tasks.read(file.read())
@@ -32,7 +43,8 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     runner = Runner(task, paths, os.path.dirname(os.path.abspath(worker)), int(number))
     variables.apply(runner.variables, cores=task.cores)
-    for index in claim(task, paths, int(number)):
+    given = (index for row in ranges for index in range(*map(int, row.split(":"))))
+    for index in given if ranges else claim(task, paths, int(number)):
         runner.run(index)
     return 0
 

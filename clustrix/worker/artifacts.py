@@ -94,7 +94,7 @@ class Repository:
         self._login = login
         self._host, _, self._path = login.repository.partition("/")
         self.patience = patience
-        self._timeout = timeout
+        self.timeout = timeout
         self._root = "http" if login.insecure else "https", self._host
         self._base = f"{self._root[0]}://{self._host}/v2/{self._path}/"
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
@@ -212,7 +212,7 @@ class Repository:
             own = urlsplit(url)[:2] == self._root
             sent = self._authorization if own else None
             given = {**headers, "User-Agent": "clustrix", **({"Authorization": sent} if sent else {})}
-            answer = self._send(method, url, given, body, timeout or self._timeout)
+            answer = self._send(method, url, given, body, timeout or self.timeout)
             if answer.status in ok:
                 return answer
             if answer.status in _MOVED and method in {"GET", "HEAD"}:
@@ -263,7 +263,7 @@ class Repository:
         realm = given.get("realm", "")
         headers = {"Authorization": self._login.basic} if self._login.username is not None else {}
         mark = "&" if "?" in realm else "?"
-        answer = self._send("GET", f"{realm}{mark}{urlencode(query)}", headers, b"", self._timeout)
+        answer = self._send("GET", f"{realm}{mark}{urlencode(query)}", headers, b"", self.timeout)
         data = answer.read(_MOST)
         if answer.status != 200:  # noqa: PLR2004
             self._refuse("GET", realm, answer, f" (the token server {realm}){_words(data)}")

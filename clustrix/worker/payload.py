@@ -210,6 +210,27 @@ class Payload:
         return StoreError(f"the payload {self.path} is damaged: {how}", remedy=_AGAIN)
 
 
+def table_of(path: str) -> tuple[int, str]:
+    """Tell where the table of a payload begins, and the sha256 of all from there: what `extents` may then trust."""
+    with open(path, "rb") as file:
+        file.seek(-_TRAILER.size, 2)
+        table, _, _ = _TRAILER.unpack(file.read(_TRAILER.size))
+        file.seek(table)
+        return table, hashlib.sha256(file.read()).hexdigest()
+
+
+def extents(table: bytes, items: Iterable[int]) -> list[tuple[int, int]]:
+    """List the ranges of bytes, joined where they touch, that a task with these items reads of a payload."""
+    found: list[tuple[int, int]] = []
+    for number in (_FUNCTION, _VARIABLES, _SOURCES, *(_ITEMS + index for index in items)):
+        start, size, _ = _ROW.unpack_from(table, number * _ROW.size)
+        stop = start + size
+        if found and found[-1][1] == start:
+            start = found.pop()[0]
+        found.append((start, stop))
+    return found
+
+
 _AGAIN = "Submit the job again; if it happens twice, look at the disk or quota at the target."
 
 
