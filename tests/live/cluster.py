@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import datetime as dt
 import json
 import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from . import servers
 
@@ -78,6 +83,28 @@ class Node:
         """
         pid = (self.state / "pid" / server).read_text().strip()
         self.run("sh", "-c", f"kill -KILL {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.02; done")
+
+    def expired(self) -> dict[str, str]:
+        """Return a user of `kubeconfig_for`: an administrator whose certificate ended yesterday."""
+        authority = x509.load_pem_x509_certificate((self.state / "pki" / "ca.crt").read_bytes())
+        signer = serialization.load_pem_private_key((self.state / "pki" / "ca.key").read_bytes(), password=None)
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = {x509.NameOID.COMMON_NAME: "latecomer", x509.NameOID.ORGANIZATION_NAME: "system:masters"}
+        yesterday = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)
+        certificate = (
+            x509.CertificateBuilder(authority.subject, public_key=key.public_key())
+            .subject_name(x509.Name([x509.NameAttribute(kind, value) for kind, value in names.items()]))
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(yesterday - dt.timedelta(days=1))
+            .not_valid_after(yesterday)
+            .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(signer, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        parts = {"certificate": certificate.public_bytes(pem), "key": key.private_bytes(pem, *plain)}
+        return {f"client-{part}-data": base64.b64encode(content).decode() for part, content in parts.items()}
 
     @contextlib.contextmanager
     def without(self, server: str) -> Iterator[None]:
@@ -211,7 +238,11 @@ def programs() -> str | None:
         return f"there is no program {', '.join(missing)}"
     if not Path("/usr/lib/cni/bridge").exists():
         return "there are no network plug-ins in /usr/lib/cni"
-    return None if os.geteuid() == 0 else "a node needs root"
+    if os.geteuid() != 0:
+        return "a node needs root"
+    # Compiling takes longer than a test may.
+    built = subprocess.run([str(RECIPE / "build"), "--check"], capture_output=True, check=False)
+    return "its programs are not built" if built.returncode else None
 
 
 @contextlib.contextmanager
