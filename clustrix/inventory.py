@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from dataclasses import dataclass, field
 from string import Template
 from typing import TYPE_CHECKING
@@ -99,6 +100,8 @@ def look(target: Target, age: timedelta) -> Inventory:
         TransportError: the target cannot be reached.
 
     """
+    if target.on_cluster:
+        return _look_at_cluster(target, age)
     minutes = max(0, int(age.total_seconds()) // 60)
     script = _LOOK.substitute(
         root=shlex.quote(target.site.root), kinds=" ".join(KINDS), minutes=minutes, used=_USED.format("oH")
@@ -128,11 +131,33 @@ def look(target: Target, age: timedelta) -> Inventory:
 
 def remove(target: Target, paths: Iterable[str]) -> frozenset[str]:
     """Remove what `look` has found, and give what could be: the rest is needed again, or is not ours."""
+    if target.on_cluster:
+        return _remove_from_cluster(target, paths)
     ordered = sorted(paths, key=lambda path: not path.startswith("jobs/"))
     script = _REMOVE.substitute(root=shlex.quote(target.site.root), used=_USED.format("oh"))
     done = target.transport.run(script, stdin="".join(f"{path}\n" for path in ordered).encode())
     lines = done.stdout.decode(errors="replace").splitlines()
     return frozenset(line.removeprefix("removed ") for line in lines if line.startswith("removed "))
+
+
+def _look_at_cluster(target: Target, age: timedelta) -> Inventory:
+    from clustrix.kubernetes import leftovers
+
+    found = leftovers.look(target.place.cluster, time.time() - age.total_seconds())
+    jobs = {ulid: Old(f"{leftovers.JOBS}/{ulid}", size) for ulid, size in found.jobs.items()}
+    shared = [Old(f"{leftovers.BUNDLES}/{name}", size) for name, size in found.bundles.items()]
+    return Inventory(there=found.there, jobs=jobs, shared=shared, kept=found.kept)
+
+
+def _remove_from_cluster(target: Target, paths: Iterable[str]) -> frozenset[str]:
+    from clustrix.kubernetes import leftovers
+
+    names: dict[str, list[str]] = {leftovers.JOBS: [], leftovers.BUNDLES: []}
+    for path in paths:
+        kind, _, name = path.partition("/")
+        names[kind].append(name)
+    gone = leftovers.remove(target.place.cluster, names[leftovers.JOBS], names[leftovers.BUNDLES])
+    return frozenset(f"{kind}/{name}" for kind, name in gone)
 
 
 def _ended(target: Target, lines: Sequence[str]) -> tuple[dict[str, Old], dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from dataclasses import dataclass
@@ -300,6 +301,16 @@ class Target:
         from clustrix.stores.directory import DirectoryStore
 
         return DirectoryStore(self.transport, self.site.root)
+
+    def task_of(self, record: JobRecord) -> bytes | None:
+        """Read what the worker of a job was told (`clustrix.worker.task`); None if the job was removed."""
+        if self.on_cluster:
+            from clustrix.kubernetes import names
+
+            secret = self.place.cluster.secret(names.job_name(record.id.ulid))
+            return secret["task.json"] if secret else None
+        done = self.transport.run(f"cat {shlex.quote(SitePaths(record.root).job(record.id.ulid).task)}")
+        return done.stdout if done.returncode == 0 else None
 
     @cached_property
     def jobs(self) -> Site:

@@ -73,7 +73,8 @@ def _told(name: str, target: Target, job: Job, found: Mapping[str, Any]) -> Iter
     runtime = target.runtime_name
     yield f"{name}: node", "ok", f"{found['node']} sees {found['work']} and starts {runtime}", None
     yield f"{name}: python", "ok", f"{found['python']}, {found['executable']}", None
-    yield _clocks(name, target, job.record.created, float(found["clock"]))
+    if not target.on_cluster:  # whose nodes' clocks nothing of ours goes by
+        yield _clocks(name, target, job.record.created, float(found["clock"]))
     for kind, what in (("work", "the root"), ("scratch", "TMPDIR")):
         free = int(found[f"{kind}_free"])
         yield (

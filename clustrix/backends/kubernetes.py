@@ -37,7 +37,7 @@ _PAUSE = 0.5  # seconds before a cut submission is taken up again, doubled each 
 _GRACE = 5  # seconds that cancelled pods have to end
 _GONE = 60.0  # seconds until they must be gone
 _LOOK = 0.2
-_TRUSTED = 600.0  # seconds for which a bundle that was seen is taken to be there
+_TRUSTED = 10.0  # seconds for which a bundle that was seen is taken to be there: calls in a row ask once
 _BACKGROUND = {"propagationPolicy": "Background"}
 _ACTIVE = "status.phase!=Succeeded,status.phase!=Failed"
 
@@ -165,13 +165,13 @@ class Kubernetes:
     def _make(self, order: manifest.Order, load: cargo.Cargo, login: Credentials | None) -> None:
         """Make the objects that are not there, in the order that leaves nothing behind."""
         cluster = self._cluster
-        for digest in order.bundles:
-            self._see_to_bundle(digest, load.bundles[digest])
         place = cluster.path("jobs", order.name)
         job = cluster.create(cluster.path("jobs"), manifest.job(order)) or cluster.get(place)
         if job is None:
             raise ConnectionLost(f"the Job {order.name} was there and is gone")
         owner = job["metadata"]["uid"]
+        for digest in order.bundles:  # after the Job that mounts them: `clustrix gc` sees it
+            self._see_to_bundle(digest, load.bundles[digest])
         if login is not None:
             cluster.create(cluster.path("secrets"), manifest.pull_secret(order, owner, login))
         cluster.create(cluster.path("secrets"), manifest.secret(order, owner, self._secret(order, load)))

@@ -178,6 +178,12 @@ def _target(config: ClusterConfig) -> Iterator[Finding]:
 
     target = Target(config)
     name = f"target {target.name}"
+    if target.on_cluster:
+        from clustrix.kubernetes import examination
+
+        yield Finding(name, "ok", "pods of Kubernetes", None)
+        yield from (Finding(f"{name}: {row[0]}", *row[1:]) for row in examination.examine(target.place))
+        return
     runtime = target.runtime_name
     why = f" ({target.why})" if target.chosen_by_itself else ""
     yield Finding(name, "ok", f"{config.backend} over {target.transport_name}, runtime {runtime}{why}", None)

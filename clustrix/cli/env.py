@@ -176,19 +176,15 @@ def _of_image(digest: str) -> tuple[str, Mapping[str, str]]:
 
 def _of_job(name: str) -> tuple[str, Mapping[str, str]]:
     """Read what a job was told to find installed."""
-    from shlex import quote
-
     from clustrix import catalogue, target
     from clustrix.errors import ConfigError, UnknownJob
-    from clustrix.model.paths import SitePaths
     from clustrix.worker import task
 
     record = catalogue.find(name)
-    place = SitePaths(record.root).job(record.id.ulid).task
-    done = target.of_record(record).transport.run(f"cat {quote(place)}")
-    if done.returncode != 0:
+    text = target.of_record(record).task_of(record)
+    if text is None:
         raise UnknownJob(f"{record.id} has no directory any more", remedy="Compare with a lock: clustrix env diff FILE")
-    expected = task.read(done.stdout).distributions
+    expected = task.read(text).distributions
     if not expected:
         raise ConfigError(
             f"{record.id} ran in an image whose packages are not known one by one",

@@ -7,7 +7,6 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -28,9 +27,10 @@ from clustrix.errors import (
     HostKeyError,
     SubmitRejected,
 )
+from clustrix.kubernetes.streams import WATCH_SECONDS, Expired, PodWatch, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     Document = dict[str, Any]
 
@@ -53,7 +53,6 @@ _ATTEMPTS = 3
 _PAUSE = 0.2  # seconds before a request is made again, doubled each time
 _LONGEST = 10.0
 _CONNECTIONS = 64
-_WATCH_SECONDS = 280
 _BAD, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _INVALID = 400, 401, 403, 404, 409, 410, 422
 _BUSY = {429, 503, 504}
 _TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -158,7 +157,7 @@ class Cluster:
 
     def stream(self, path: str, query: Mapping[str, object], *, without: tuple[int, ...] = ()) -> Stream | None:
         """Open an answer that goes on; None for the statuses that ``without`` names."""
-        answer = self._send("GET", path, query=query, timeout=_WATCH_SECONDS + _TIMEOUT)
+        answer = self._send("GET", path, query=query, timeout=WATCH_SECONDS + _TIMEOUT)
         if answer.status in without:
             answer.drain_conn()
             return None
@@ -276,101 +275,6 @@ class Cluster:
         if code == _GONE:
             return Expired(text)
         return BackendError(f"{self.server}: {text}")
-
-
-class Expired(ConnectionLost):
-    """A resource version is too old to go on from."""
-
-
-class Stream:
-    """Iterate over an answer that goes on, as it comes."""
-
-    def __init__(self, answer: Any) -> None:  # noqa: ANN401 - urllib3.HTTPResponse
-        self._answer = answer
-        self._closed = False
-
-    def close(self) -> None:
-        """End it, from any thread; iterating raises ConnectionLost then."""
-        self._closed = True
-        connection = getattr(self._answer, "connection", None)
-        line = getattr(connection, "sock", None)
-        if line is not None:
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Give the bytes; ConnectionLost when it breaks or was closed."""
-        from urllib3.exceptions import HTTPError
-
-        try:
-            yield from self._answer.stream(1 << 16)
-        except (HTTPError, OSError, ValueError, AttributeError) as error:
-            raise ConnectionLost(f"a stream was {'closed' if self._closed else f'cut: {error}'}") from error
-        finally:
-            self._answer.close()
-        if self._closed:
-            raise ConnectionLost("a stream was closed")
-
-    def lines(self) -> Iterator[bytes]:
-        """Give whole lines."""
-        rest = b""
-        for chunk in self:
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from whole
-        if rest:
-            yield rest
-
-
-class PodWatch:
-    """Iterate over what happens to pods, as (type, pod): what is there first, as ADDED, then (SYNCED, {}), then news.
-
-    Streams that the server ends are taken up again. After what the server has forgotten all is listed anew, as
-    ADDED: what was deleted meanwhile is not told.
-    """
-
-    def __init__(self, cluster: Cluster, selector: str) -> None:
-        self._cluster = cluster
-        self._selector = selector
-        self._stream: Stream | None = None
-        self._closed = False
-
-    def close(self) -> None:
-        """End it, from any thread; iterating raises ConnectionLost then."""
-        self._closed = True
-        if self._stream is not None:
-            self._stream.close()
-
-    def __iter__(self) -> Iterator[tuple[str, Document]]:
-        """Report; ConnectionLost when it breaks."""
-        place = self._cluster.path("pods")
-        while True:
-            found, version = self._cluster.listing(place, labelSelector=self._selector)
-            yield from (("ADDED", pod) for pod in found)
-            yield "SYNCED", {}
-            with contextlib.suppress(Expired):
-                yield from self._news(place, version)
-
-    def _news(self, place: str, version: str) -> Iterator[tuple[str, Document]]:
-        while True:
-            query = {
-                "watch": "true",
-                "labelSelector": self._selector,
-                "resourceVersion": version,
-                "allowWatchBookmarks": "true",
-                "timeoutSeconds": _WATCH_SECONDS,
-            }
-            self._stream = stream = self._cluster.stream(place, query)
-            if self._closed or stream is None:
-                raise ConnectionLost("a watch was closed")
-            for line in stream.lines():
-                event = json.loads(line)
-                kind, thing = event["type"], event["object"]
-                if kind == "ERROR":
-                    text = str(thing.get("message"))
-                    raise Expired(text) if thing.get("code") == _GONE else ConnectionLost(text)
-                version = thing["metadata"]["resourceVersion"]
-                if kind != "BOOKMARK":
-                    yield kind, thing
 
 
 def _load(settings: Any, kubeconfig: str | None, context: str | None) -> str | None:  # noqa: ANN401 - Configuration

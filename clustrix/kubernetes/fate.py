@@ -34,6 +34,17 @@ def unfinished(job: Document) -> bool:
     return not (told or _condition(job, "Complete") or _condition(job, "Failed"))
 
 
+def made(thing: Document) -> float:
+    """Say when an object was made, in seconds since the epoch."""
+    return _seconds(thing["metadata"].get("creationTimestamp"), 0.0)
+
+
+def changed(job: Document) -> float:
+    """Say when something last happened to a Job, in seconds since the epoch."""
+    rows = (job.get("status") or {}).get("conditions") or ()
+    return max([made(job), *(_seconds(row.get("lastTransitionTime"), 0.0) for row in rows)])
+
+
 def tasks(workers: int, job: Document, there: Sequence[Document]) -> dict[int, TaskStatus]:
     """Say where every task stands; ``there`` are the pods of the Job that have not succeeded."""
     status = job.get("status") or {}

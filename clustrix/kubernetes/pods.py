@@ -77,7 +77,7 @@ def ended(pod: Pod) -> bool:
     """Tell whether nothing of a pod's work goes on; a courier may send what the worker left."""
     if pod["status"].get("phase") in {"Failed", "Succeeded"}:
         return True
-    return terminated(pod) is not None and not _state(pod, names.COURIER).get("running")
+    return terminated(pod) is not None and "running" not in _state(pod, names.COURIER)
 
 
 def end_of(pod: Pod) -> End | None:
@@ -132,7 +132,7 @@ def status_of(pod: Pod) -> TaskStatus:
     obstacle = obstacle_of(pod)
     if obstacle is not None:
         return TaskStatus(state=State.WAITING, reason=obstacle.message, node=node)
-    if _state(pod, names.MAIN).get("running") and not disrupted(pod):
+    if "running" in _state(pod, names.MAIN) and not disrupted(pod):
         return TaskStatus(state=State.RUNNING, node=node)
     waiting = _state(pod, names.MAIN).get("waiting") or {}
     reason = unscheduled(pod) or disrupted(pod) or str(waiting.get("reason") or "")
