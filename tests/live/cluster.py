@@ -275,7 +275,11 @@ def given(kubeconfig: Path, directory: Path) -> Kubernetes:
     """Use a kubeconfig and CLUSTRIX_KUBE_REGISTRY, a registry with ``http://`` before it where it speaks plain HTTP."""
     if (kubeconfig.parent / "pid" / "node").exists():  # a node that somebody started by hand
         return _of_node(kubeconfig.parent, servers.run([str(RECIPE / "build")]).strip())
-    address = os.environ["CLUSTRIX_KUBE_REGISTRY"]
+    address = os.environ.get("CLUSTRIX_KUBE_REGISTRY")
+    if not address:
+        raise RuntimeError(
+            "CLUSTRIX_KUBECONFIG goes with CLUSTRIX_KUBE_REGISTRY, a registry that the cluster pulls from"
+        )
     context = yaml.safe_load(kubeconfig.read_text())["current-context"]
     registry = address.removeprefix("http://").removeprefix("https://").rstrip("/")
     return Kubernetes(

@@ -128,10 +128,9 @@ def test_a_sidecar_starts_first_and_ends_last(
 
 
 def test_admission_refuses(kubernetes: Kubernetes, kubernetes_base: str) -> None:
-    privileged = pod("p", kubernetes_base, "0", container={"securityContext": {"privileged": True}})
     strict = kubernetes.namespace(labels={"pod-security.kubernetes.io/enforce": "baseline"})
     with strict as namespace, pytest.raises(RuntimeError, match="violates PodSecurity"):
-        kubernetes.create(privileged, namespace=namespace)
+        kubernetes.create(pod("p", kubernetes_base, "0", hostNetwork=True), namespace=namespace)
     poor = kubernetes.namespace(quota={"pods": "0"})
     with poor as namespace, pytest.raises(RuntimeError, match="exceeded quota"):
         kubernetes.create(pod("p", kubernetes_base, "0"), namespace=namespace)
