@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from clustrix.oci.manifest import EMPTY, Descriptor, Manifest
 from clustrix.oci.reference import Reference
+from clustrix.worker.payload import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,9 @@ def load(paths: JobPaths, files: Mapping[str, bytes | Path], room: int = LIMIT) 
         payload = secret.pop("payload")
         digest = _digest(payload)
         blobs[digest] = payload
-        remote["payload"] = {"digest": digest, "size": _size(payload)}
+        with _open(payload) as file:
+            table, sha256 = table_of(file)
+        remote["payload"] = {"digest": digest, "size": _size(payload), "table": table, "table_sha256": sha256}
     if far:
         remote["bundles"] = far
     held = {name: _bytes(content) for name, content in secret.items()}

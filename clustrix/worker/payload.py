@@ -210,13 +210,12 @@ class Payload:
         return StoreError(f"the payload {self.path} is damaged: {how}", remedy=_AGAIN)
 
 
-def table_of(path: str) -> tuple[int, str]:
+def table_of(file: BinaryIO) -> tuple[int, str]:
     """Tell where the table of a payload begins, and the sha256 of all from there: what `extents` may then trust."""
-    with open(path, "rb") as file:
-        file.seek(-_TRAILER.size, 2)
-        table, _, _ = _TRAILER.unpack(file.read(_TRAILER.size))
-        file.seek(table)
-        return table, hashlib.sha256(file.read()).hexdigest()
+    file.seek(-_TRAILER.size, 2)
+    table, _, _ = _TRAILER.unpack(file.read(_TRAILER.size))
+    file.seek(table)
+    return table, hashlib.sha256(file.read()).hexdigest()
 
 
 def extents(table: bytes, items: Iterable[int]) -> list[tuple[int, int]]:

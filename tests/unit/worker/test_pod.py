@@ -262,8 +262,8 @@ def test_a_payload_in_the_registry_is_read_as_far_as_it_is_needed(pod, ranges):
 def stage(one, fake, **wrong):
     """Put the payload into the registry in place of the Secret."""
     place = one.secret / "payload"
-    table, sha256 = table_of(str(place))
     data = place.read_bytes()
+    table, sha256 = table_of(io.BytesIO(data))
     place.unlink()
     payload = {"digest": fake.put_blob("pods", data), "size": len(data), "table": table, "table_sha256": sha256}
     (one.secret / "remote.json").write_text(json.dumps({"payload": {**payload, **wrong}, "bundles": {}}))
