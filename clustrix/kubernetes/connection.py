@@ -93,6 +93,11 @@ class Cluster:
         """Give the address of the API server."""
         return str(self._client[0].configuration.host)
 
+    def close(self) -> None:
+        """Let go of the connections; the next request opens new ones."""
+        if "_client" in self.__dict__:
+            self._client[0].rest_client.pool_manager.clear()
+
     def path(self, kind: str, name: str = "") -> str:
         """Give the path of a kind in the namespace, ``jobs`` or ``pods/NAME/log``."""
         group = "/apis/batch/v1" if kind == "jobs" else "/api/v1"
