@@ -359,11 +359,12 @@ print(add(1, 2))
 """
 
 
-def run_script(user: Path, namespace: str, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run it as somebody who configured their three lines."""
+def run_script(release: Release, user: Path, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it as somebody who configured the three lines of the chart's notes, and nothing else."""
+    notes = release.kubernetes.helm("get", "notes", "clustrix", "--namespace", release.namespace)
+    lines = "targets:" + notes.partition("targets:")[2].partition("\n\n")[0]
     context = yaml.safe_load(user.read_text())["current-context"]
-    three = {"backend": "kubernetes", "context": context, "namespace": namespace}
-    (directory / "clustrix.yml").write_text(yaml.safe_dump({"targets": {"k8s": three}}))
+    (directory / "clustrix.yml").write_text(lines.replace("<a context of their kubeconfig>", context))
     (directory / "add.py").write_text(SCRIPT)
     argv = [sys.executable, "add.py", *arguments]
     environment = {**os.environ, "KUBECONFIG": str(user)}
@@ -375,7 +376,7 @@ def run_script(user: Path, namespace: str, directory: Path, *arguments: str) -> 
 def test_who_configures_three_lines_gets_the_charts_defaults(
     installed: Release, user: Path, kubernetes_base: str, tmp_path: Path
 ) -> None:
-    done = run_script(user, installed.namespace, tmp_path, kubernetes_base, "1")
+    done = run_script(installed, user, tmp_path, kubernetes_base, "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "3"
     assert "in a pod" in done.stdout + done.stderr
@@ -384,7 +385,7 @@ def test_who_configures_three_lines_gets_the_charts_defaults(
     assert job["spec"]["template"]["metadata"]["labels"]["cost-centre"] == "physics"
     assert job["spec"]["template"]["spec"]["serviceAccountName"] == "clustrix-runner"
 
-    refused = run_script(user, installed.namespace, tmp_path, kubernetes_base, "3")
+    refused = run_script(installed, user, tmp_path, kubernetes_base, "3")
     assert refused.returncode != 0
     assert f"policy of namespace {installed.namespace}" in refused.stderr
     assert "cores" in refused.stderr
