@@ -103,15 +103,22 @@ class Kubernetes:
             if marked and names.QUEUE in marked["metadata"]["labels"]:
                 self._cluster.delete(place, _BACKGROUND)  # Kueue would start it again
                 self._removed.add(job.id)
-        pods = self._cluster.path("pods")
-        wanted = {"labelSelector": names.selector([job.id.ulid for job in jobs]), "fieldSelector": _ACTIVE}
+        pods, selector = self._cluster.path("pods"), names.selector([job.id.ulid for job in jobs])
+        self._cluster.delete(pods, {"gracePeriodSeconds": _GRACE}, labelSelector=selector, fieldSelector=_ACTIVE)
         deadline = time.monotonic() + _GONE
-        self._cluster.delete(pods, {"gracePeriodSeconds": _GRACE}, **wanted)
-        while found := self._cluster.listing(pods, only_metadata=True, **wanted)[0]:
+        while left := self._going(pods, selector):
             if time.monotonic() > deadline:
-                left = ", ".join(pod["metadata"]["name"] for pod in found[:3])
-                raise BackendError(f"not gone after {_GONE:.0f} s: {left}", remedy="Their node may not answer.")
+                raise BackendError(f"not gone after {_GONE:.0f} s: {left[:3]}", remedy="Their node may not answer.")
             time.sleep(_LOOK)
+
+    def _going(self, pods: str, selector: str) -> list[str]:
+        """Name the pods that run or are being deleted; what failed before stays, with its log."""
+        found = self._cluster.listing(pods, labelSelector=selector, fieldSelector="status.phase!=Succeeded")[0]
+        return [
+            pod["metadata"]["name"]
+            for pod in found
+            if pod["status"].get("phase") != "Failed" or pod["metadata"].get("deletionTimestamp")
+        ]
 
     def settle(self, job: JobRecord) -> None:
         """Let the cluster remove a job some time after its end: all that it left has been read."""
