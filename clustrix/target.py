@@ -334,6 +334,7 @@ class Target:
                 f"target {self.name}: {given} is for hosts, and backend 'kubernetes' has none",
                 remedy="Leave it out; `context` and `namespace` say where jobs go.",
             )
+        _ = self.place  # which refuses what it does not know
 
     def _refuse_the_impossible(self) -> None:
         name, settings = self.name, self.config

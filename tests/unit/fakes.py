@@ -33,6 +33,7 @@ class FakeBackend:
     states: dict[str, EndKind] = field(default_factory=dict)
     keys: dict[str, bytes] = field(default_factory=dict)
     cancelled: list[JobId] = field(default_factory=list)
+    settled: list[JobId] = field(default_factory=list)
 
     def submit(self, spec: JobSpec, record: JobRecord, files: Mapping[str, bytes | Path]) -> str:
         if self.refusal:
@@ -80,6 +81,9 @@ class FakeBackend:
     def cancel(self, jobs: Sequence[JobRecord]) -> None:
         self.cancelled += [job.id for job in jobs]
         self.states.update({job.id.ulid: EndKind.CANCELLED for job in jobs})
+
+    def settle(self, job: JobRecord) -> None:
+        self.settled.append(job.id)
 
 
 @dataclass(eq=False)
@@ -140,6 +144,7 @@ def target(root: Path, backend: FakeBackend, *, plain: bool = True) -> Any:
     return _Target(
         name="fake",
         plain=plain,
+        on_cluster=False,
         here=True,
         site=SitePaths(str(root)),
         runtime=FakeRuntime(),

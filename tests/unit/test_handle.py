@@ -36,6 +36,7 @@ class Site:
         self.watches = 0
         self.reads: list[list[int]] = []
         self.cancelled_jobs: list[JobRecord] = []
+        self.settled: list[JobId] = []
         self.owned: dict[int, int] = {}
 
     def status(self, jobs: Sequence[JobRecord]) -> Mapping[JobId, Mapping[int, TaskStatus]]:
@@ -46,6 +47,9 @@ class Site:
     def cancel(self, jobs: Sequence[JobRecord]) -> None:
         self.cancelled_jobs += jobs
         self.statuses = None
+
+    def settle(self, job: JobRecord) -> None:
+        self.settled.append(job.id)
 
     def watch(self, jobs: Sequence[JobRecord], *, output: Any = None) -> Watch:
         self.watches += 1
@@ -154,6 +158,21 @@ def test_outcomes_that_are_there_come_in_one_round_trip(site: Site) -> None:
         site.finish(index, 1, array.record)
     assert sum(array) == 50
     assert len(site.reads) == 1
+
+
+def test_a_target_is_told_once_that_all_has_been_read(site: Site) -> None:
+    array = attach(site, items=3)
+    for index in range(3):
+        site.finish(index, 1, array.record)
+    results = array.results(timeout=60)
+    assert [next(results), next(results)] == [1, 1]
+    assert not site.settled
+    assert list(results) == [1]
+    assert list(array) == [1, 1, 1]
+    deadline = time.monotonic() + 60
+    while not site.settled and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert site.settled == [array.id]
 
 
 def test_a_timeout_leaves_the_job_running(site: Site) -> None:

@@ -47,7 +47,13 @@ def test_what_is_not_said_follows(settings: dict[str, Any], transport: str, runt
     [
         ({"backend": "slrum"}, "unknown backend 'slrum'\n.*'slurm'"),
         ({"backend": "process"}, "unknown backend 'process'"),
-        ({"backend": "kubernetes"}, "unknown backend 'kubernetes'"),
+        ({"backend": "kubernetse"}, "unknown backend 'kubernetse'\n.*'kubernetes'"),
+        ({"backend": "kubernetes", "host": "h"}, "host is for hosts, and backend 'kubernetes' has none"),
+        ({"backend": "kubernetes", "runtime": "docker"}, "runtime is for hosts"),
+        ({"backend": "kubernetes", "root": "/data"}, "root is for hosts"),
+        ({"backend": "kubernetes", "store": "s3"}, "unknown store 's3'"),
+        ({"backend": "slurm", "namespace": "me"}, "namespace is for backend 'kubernetes', and this is 'slurm'"),
+        ({"backend": "local", "courier": True}, "courier is for backend 'kubernetes'"),
         ({"runtime": "dcoker"}, "unknown runtime 'dcoker'\n.*'docker'"),
         ({"transport": "shs"}, "unknown transport 'shs'\n.*'ssh'"),
         ({"backend": "local", "host": "h"}, "'local' is this machine"),
@@ -65,6 +71,18 @@ def test_what_is_not_said_follows(settings: dict[str, Any], transport: str, runt
 def test_the_impossible_is_refused_before_anything_is_reached(settings: dict[str, Any], pattern: str) -> None:
     with pytest.raises(ConfigError, match=pattern):
         made(**settings)
+
+
+def test_a_cluster_has_no_transport() -> None:
+    found = made(backend="kubernetes", namespace="me")
+    assert (found.runtime_name, found.site.root, found.plain, found.here) == ("pod", "/clustrix", False, False)
+    for use in (
+        lambda line: line.run("true"),
+        lambda line: line.stream("true"),
+        lambda line: line.get("/x", Path("x")),
+    ):
+        with pytest.raises(ConfigError, match="is no host"):
+            use(found.transport)
 
 
 class Host:
