@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/live", "tests/conformance", "tests/unit/schedulers", "tests/unit/runtimes")
-COLUMNS = ("local venv", "docker", "podman", "ssh host", "slurm", "sge", "pbs")
+COLUMNS = ("local venv", "docker", "podman", "ssh host", "slurm", "sge", "pbs", "kubernetes")
 ROWS = {
     "Ends": (
         "success",
