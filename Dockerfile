@@ -15,8 +15,10 @@ COPY clustrix clustrix
 # The interpreter stands at the same place in both images, and an environment without pip is all that is taken over. Of
 # the Kubernetes client, clustrix does not use the half for asyncio: a quarter of the environment.
 RUN python3 -m venv --without-pip /opt/clustrix && \
-    python3 -m pip --python /opt/clustrix/bin/python3 --no-cache-dir --disable-pip-version-check install '.[kubernetes]' && \
-    cd /opt/clustrix/lib/python3*/site-packages && rm -rf kubernetes/aio clustrix-*.dist-info/direct_url.json
+    python3 -m pip --python /opt/clustrix/bin/python3 --no-cache-dir --disable-pip-version-check \
+      install --no-compile '.[kubernetes]' && \
+    cd /opt/clustrix/lib/python3*/site-packages && rm -rf kubernetes/aio clustrix-*.dist-info/direct_url.json && \
+    python3 -m compileall -q -j 0 .
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="clustrix" org.opencontainers.image.licenses="MIT"

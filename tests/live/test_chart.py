@@ -426,6 +426,7 @@ def run_image(image: str, *arguments: str, entrypoint: str = "clustrix") -> str:
     return servers.run([*argv, image, *arguments])
 
 
+@pytest.mark.timeout(900)  # for whoever comes first: the image is made, which takes half a minute on an idle machine
 def test_the_image_of_the_command_line(command_line: str, docker_engine: docker.DockerClient) -> None:
     from clustrix import __version__
 
@@ -441,6 +442,7 @@ def test_the_image_of_the_command_line(command_line: str, docker_engine: docker.
     assert run_image(command_line, "-c", search, entrypoint="sh") == ""
 
 
+@pytest.mark.timeout(900)
 def test_doctor_runs_in_the_cluster(
     kubernetes: Kubernetes, command_line: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
