@@ -22,7 +22,6 @@ JOB: Final = JobSpec(
         memory_bytes=1_500_000_000,
         time=timedelta(days=1, hours=2, seconds=3.5),
         gpus=2,
-        queue="long",
         account="proj",
         modules=("apptainer/1.4", "cuda"),
     ),

@@ -5,7 +5,6 @@
 #PBS -o "/scratch/it's mine/jobs/01ARZ3NDEKTSV4RRFFQ69G5FAV/logs/"
 #PBS -j oe
 #PBS -J 0-49%8
-#PBS -q long
 #PBS -A proj
 #PBS -l select=1:ncpus=4:mem=1464844kb:ngpus=2
 #PBS -l walltime=26:00:04

@@ -6,7 +6,6 @@
 #$ -j y
 #$ -t 1-50
 #$ -tc 8
-#$ -q long
 #$ -P proj
 #$ -pe smp 4
 #$ -l h_rt=93604,h_vmem=366211K,gpu=2

@@ -4,7 +4,6 @@
 #SBATCH --output=/scratch/it\'s\ mine/jobs/01ARZ3NDEKTSV4RRFFQ69G5FAV/logs/%a.out
 #SBATCH --open-mode=append
 #SBATCH --array=0-49%8
-#SBATCH --partition=long
 #SBATCH --account=proj
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
