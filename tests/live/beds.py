@@ -1,6 +1,6 @@
-"""The HPC test bed: a real log-in node in a container, with SLURM, with SGE, or bare.
+"""The HPC test bed: a real log-in node in a container, with a scheduler or bare.
 
-``python -m tests.live.beds slurm`` (or ``sge``, ``login``) starts one for people, until Ctrl-C.
+``python -m tests.live.beds slurm`` (or another scheduler, or ``login``) starts one for people, until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _sweep(client: docker.DockerClient) -> None:
 
 @contextlib.contextmanager
 def bed(role: str, directory: Path) -> Iterator[Bed]:
-    """Start the HPC test bed as ``slurm``, ``sge`` or ``login``; ready when jobs can be submitted."""
+    """Start the HPC test bed as a scheduler or as ``login``; ready when jobs can be submitted."""
     need("testbed")
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
