@@ -32,6 +32,7 @@ PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
         "kubernetes": PlugIn("clustrix.backends.kubernetes:Kubernetes", extra="kubernetes", package="kubernetes"),
     },
     "schedulers": {
+        "htcondor": PlugIn("clustrix.schedulers.htcondor:Htcondor"),
         "pbs": PlugIn("clustrix.schedulers.pbs:Pbs"),
         "process": PlugIn("clustrix.schedulers.process:Process"),
         "sge": PlugIn("clustrix.schedulers.sge:Sge"),

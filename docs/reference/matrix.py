@@ -18,9 +18,12 @@ from typing import NamedTuple
 
 import pytest
 
+from clustrix import registry
+
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/live", "tests/conformance", "tests/unit/schedulers", "tests/unit/runtimes")
-COLUMNS = ("local venv", "docker", "podman", "ssh host", "slurm", "sge", "pbs", "kubernetes")
+SCHEDULERS = sorted(set(registry.PLUG_INS["schedulers"]) - {"process"})
+COLUMNS = ("local venv", "docker", "podman", "ssh host", *SCHEDULERS, "kubernetes")
 ROWS = {
     "Ends": (
         "success",
@@ -189,12 +192,12 @@ HEAD = """# Support matrix
 What works where, and which test shows it. The tests say it themselves, by a mark; this page is made from what pytest
 collects, and a test compares the two. In a cell:
 
-- **live**: a test against a real server, which it starts itself: SLURM, Grid Engine, sshd, Docker, Podman;
+- **live**: a test against a real server, which it starts itself: a scheduler, sshd, Docker, Podman;
 - **conformance**: a test with real processes of this machine, which needs no server and runs every time;
 - **recorded**: a test against what a real server printed once, because none is started here;
 - **refused**: asking for it raises that [error](errors.md) before anything is queued;
 - nothing: no test shows it. Do not rely on it.
 
 The columns are backends and what they run jobs in: virtual environments, Docker and Podman on this machine; Apptainer
-on a host over SSH, on SLURM and on Grid Engine. In CI (`bash .ci/run`) a live test whose server cannot start fails, so
+on a host over SSH and under each scheduler. In CI (`bash .ci/run`) a live test whose server cannot start fails, so
 a green run means that every cell was green. There is no Kubernetes backend."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from clustrix import registry
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "clustrix").rglob("*.py"))
@@ -44,6 +47,18 @@ def test_no_scheduler_knows_another() -> None:
         others = schedulers - {path.stem, "process"}
         words = set(re.findall(r"[a-z]+", path.read_text().lower()))
         assert not others & words, f"{path.name} speaks of {others & words}"
+
+
+def test_a_scheduler_is_known_by_name_to_the_registry_alone() -> None:
+    names = set(registry.PLUG_INS["schedulers"]) - {"process"}
+    for path in MODULES:
+        if path.stem not in {*names, "registry"}:
+            text = path.read_text()
+            values = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+            assert not names & values, f"{path.name} decides by {names & values}"
+            # Explanations may compare with the one that most readers know.
+            spoken = (names - {"slurm"}) & set(re.findall(r"[a-z]+", text.lower()))
+            assert not spoken, f"{path.name} speaks of {spoken}"
 
 
 def test_the_error_tree_is_drawn_as_it_is() -> None:
