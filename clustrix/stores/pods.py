@@ -7,6 +7,7 @@ ended with 0 counts, which is the one that its Job counts, too.
 from __future__ import annotations
 
 import logging
+import tarfile
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from clustrix.worker import outcome as outcomes
 from clustrix.worker import task as tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     from clustrix.kubernetes.connection import Cluster
     from clustrix.model.job import JobRecord
@@ -220,3 +222,25 @@ class PodStore:
 
     def _unknown(self, job: JobRecord) -> UnknownJob:
         return UnknownJob(f"{job.id} is not in namespace {self.cluster.space} any more", remedy="It was removed there.")
+
+
+def unpack(file: BinaryIO, indices: Collection[int]) -> Iterator[RawOutcome]:
+    """Read outcomes from an archive of `clustrix.worker.delivery`; StoreError for anything else."""
+    metadata: dict[int, bytes] = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                number, _, kind = member.name.partition(".")
+                index = int(number)
+                if index not in indices:
+                    continue
+                content = archive.extractfile(member)
+                data = content.read() if content is not None else b""
+                if kind == "json":
+                    metadata[index] = data
+                else:
+                    yield RawOutcome(index, metadata.pop(index), data)
+    except (tarfile.TarError, ValueError, KeyError) as error:
+        raise StoreError(f"an archive of outcomes is damaged: {error}") from error
+    for index, text in metadata.items():  # an outcome without a value
+        yield RawOutcome(index, text, b"")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
@@ -17,16 +16,15 @@ from clustrix.oci.client import Client
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import Descriptor
 from clustrix.oci.reference import Reference
-from clustrix.stores.base import RawOutcome
-from clustrix.stores.pods import PodStore
+from clustrix.stores.pods import PodStore, unpack
 from clustrix.worker import delivery
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
-    from typing import BinaryIO
 
     from clustrix.kubernetes.connection import Cluster
     from clustrix.model.job import JobRecord
+    from clustrix.stores.base import RawOutcome
     from clustrix.stores.pods import Remains
     from clustrix.worker.message import Layer
 
@@ -104,7 +102,7 @@ class RegistryStore(PodStore):
             left = self.remember(ulid, pod)
             if left.message.manifest is not None:
                 places.append(self._reference("outcomes").with_digest(left.message.manifest))
-            elif not left.good:
+            elif not left.good or left.message.derived:
                 places.append(self._reference(delivery.tag(ulid, left.task, left.uid)))
         super().remove(job)
         try:
@@ -121,25 +119,3 @@ class RegistryStore(PodStore):
 
     def _reference(self, tag: str) -> Reference:
         return Reference.parse(f"{self._repository}:{tag}")
-
-
-def unpack(file: BinaryIO, indices: Collection[int]) -> Iterator[RawOutcome]:
-    """Read outcomes from an archive of `clustrix.worker.delivery`; StoreError for anything else."""
-    metadata: dict[int, bytes] = {}
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                number, _, kind = member.name.partition(".")
-                index = int(number)
-                if index not in indices:
-                    continue
-                content = archive.extractfile(member)
-                data = content.read() if content is not None else b""
-                if kind == "json":
-                    metadata[index] = data
-                else:
-                    yield RawOutcome(index, metadata.pop(index), data)
-    except (tarfile.TarError, ValueError, KeyError) as error:
-        raise StoreError(f"an archive of outcomes is damaged: {error}") from error
-    for index, text in metadata.items():  # an outcome without a value
-        yield RawOutcome(index, text, b"")

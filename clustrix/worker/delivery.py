@@ -12,10 +12,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from clustrix.errors import RegistryError
 from clustrix.model.outcome import Failure, Outcome, OutcomeStatus
 from clustrix.worker import message as messages
 from clustrix.worker.message import Layer, Message, items_of, spans
@@ -38,6 +40,9 @@ _ITEMS = "dev.clustrix.items"
 _EMPTY = b"{}"
 _EMPTY_DIGEST = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 _CHUNK = 1 << 20
+_BATCH = 1.0  # seconds between two batches of outcomes, at least
+_SELDOM = 0.05  # and the part of the time so far
+_EXCUSED = 16  # items of which a message says at most why their results are not there
 _LIKELY = 256 << 10  # bytes of outcomes that may still be packed into a message
 
 
@@ -140,6 +145,13 @@ class Delivery:
         self.layers: list[Layer] = []
         self.manifest: str | None = None
 
+    def push_new(self, outcomes: Sequence[Written]) -> None:
+        """Add what is not there yet; RegistryError."""
+        had = {index for layer in self.layers for index in layer.items}
+        new = [row for row in outcomes if row[0] not in had]
+        if new:
+            self.push(new)
+
     def push(self, outcomes: Sequence[Written]) -> None:
         """Add a batch; RegistryError."""
         size, open_archive = archive(outcomes)
@@ -148,6 +160,28 @@ class Delivery:
         layer = Layer(self.repository.push(size, open_archive), size, tuple(index for index, _, _ in outcomes))
         self.manifest = self.repository.push_manifest(self._tag, manifest([*self.layers, layer]))
         self.layers.append(layer)
+
+
+class Pace:
+    """Say when the next batch is due: about once a second, and ever more seldom, so that their number stays small."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+        self._silent = False
+
+    def due(self) -> bool:
+        """Tell whether it is, and count from now if so."""
+        now = time.monotonic()
+        if now - self._last < max(_BATCH, _SELDOM * (now - self._started)):
+            return False
+        self._last = now
+        return True
+
+    def complain(self, error: Exception) -> None:
+        """Say once that a batch could not be sent: it goes with a later one."""
+        if not self._silent:
+            print(f"clustrix: outcomes cannot be sent yet: {error}", file=sys.stderr, flush=True)
+        self._silent = True
 
 
 def written(paths: JobPaths, items: Iterable[int]) -> list[Written]:
@@ -185,8 +219,10 @@ def failed(task: Task, number: int, index: int, error: ClustrixError, key: bytes
     return seal(outcome, key)
 
 
-def short(outcomes: Sequence[Written], *, derived: bool = False, memory: bool = False) -> str | None:
-    """Write a message that holds these outcomes; None if they do not fit."""
+def short(
+    outcomes: Sequence[Written], *, manifest: str | None = None, derived: bool = False, memory: bool = False
+) -> str | None:
+    """Write a message that holds these outcomes; None if they do not fit. ``manifest`` names what was sent before."""
     size = sum(len(text) + (os.path.getsize(value) if value else 0) for _, text, value in outcomes)
     if size > _LIKELY:
         return None
@@ -197,7 +233,8 @@ def short(outcomes: Sequence[Written], *, derived: bool = False, memory: bool = 
             with open(value, "rb") as file:
                 content = file.read()
         inline[index] = text, content
-    said = messages.encode(Message(statuses=statuses(outcomes), inline=inline, derived=derived, memory=memory))
+    message = Message(statuses=statuses(outcomes), inline=inline, manifest=manifest, derived=derived, memory=memory)
+    said = messages.encode(message)
     return said if len(said) <= messages.LIMIT else None
 
 
@@ -210,6 +247,19 @@ def pointing(outcomes: Sequence[Written], delivery: Delivery, *, memory: bool = 
         said = messages.encode(less)
         if len(said) <= messages.LIMIT:
             break
+    return said
+
+
+def excuse(
+    task: Task, number: int, outcomes: Sequence[Written], error: ClustrixError, key: bytes, *, derived: bool = False
+) -> str:
+    """Say in place of outcomes that they could not be sent, of as many items as a message takes."""
+    why = RegistryError(f"the result could not be brought out of its pod: {error.message}", remedy=error.remedy)
+    excuses: list[Written] = [
+        (index, failed(task, number, index, why, key, refused=True), None) for index, _, _ in outcomes[:_EXCUSED]
+    ]
+    while (said := short(excuses, derived=derived)) is None:
+        excuses.pop()
     return said
 
 

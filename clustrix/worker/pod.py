@@ -21,7 +21,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from clustrix.errors import ClustrixError, RegistryError, StoreError
+from clustrix.errors import ClustrixError, StoreError
 from clustrix.model.job import End, EndKind, JobId
 from clustrix.model.slices import items_of
 from clustrix.worker import delivery as deliveries
@@ -39,11 +39,8 @@ _RESERVE = 10.0  # of these, for what had ended before
 _NOTICE = 60.0  # seconds before the time limit in which user code may save its work; a tenth of short limits
 _LAST_WORDS = 5.0  # seconds between the limit and the end by force
 _PATIENCE = 300.0  # seconds for which a registry may be away
-_BATCH = 1.0  # seconds between two batches of outcomes, at least
-_SELDOM = 0.05  # and the part of the time so far, so that their number stays small
 _TICK = 0.25
 _HURRY, _TIMEOUT = 5.0, 60.0  # seconds that a registry may be silent: while the child runs, and at the end
-_EXCUSED = 16  # items of which a message says at most why their results are not there
 _HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM})
 _SIGNALLED, _HIGHEST_SIGNAL = 128, 64
 _TOLD = _SIGNALLED + signal.SIGTERM
@@ -101,8 +98,7 @@ class _Pod:
         self._patience = _PATIENCE
         self._plan: list[tuple[float, Callable[[], None]]] = []
         self._delivery: Delivery | None = None
-        self._started = self._delivered = time.monotonic()
-        self._silent = False
+        self._pace = deliveries.Pace()
 
     def run(self) -> list[str] | None:
         """See the task through; in a child, give the arguments of the worker that it becomes."""
@@ -138,14 +134,18 @@ class _Pod:
         signal.setitimer(signal.ITIMER_REAL, 0)
         outcomes = deliveries.written(self._paths, self._items)
         memory = oom_kills() > self._kills
-        said = deliveries.short(outcomes, derived=self._courier, memory=memory)
+        sent = self._delivery.manifest if self._delivery else None
+        said = deliveries.short(outcomes, manifest=sent, derived=self._courier, memory=memory)
         whole = True
         if said is None:
             try:
                 said = self._hand_over(memory=memory) if self._courier else self._deliver(outcomes, memory=memory)
             except ClustrixError as error:
                 print(f"clustrix: the outcomes cannot be sent: {error}", flush=True)
-                said, whole = self._excuse(outcomes, error), False
+                said = deliveries.excuse(self._task, self._number, outcomes, error, self._key, derived=self._courier)
+                whole = False
+        elif self._courier:
+            _touch(self._paths.receipt)  # it has nothing to send
         with open(os.environ.get("CLUSTRIX_TERMINATION_LOG", "/dev/termination-log"), "w") as file:
             file.write(said)
         if whole and len(outcomes) == len(self._items):
@@ -307,29 +307,19 @@ class _Pod:
 
     def _deliver_some(self) -> None:
         """Send what has ended, so that little is lost with the container; no matter if that fails."""
-        now = time.monotonic()
-        if now - self._delivered < max(_BATCH, _SELDOM * (now - self._started)):
+        if not self._pace.due():
             return
-        self._delivered = now
         try:
             delivery = self._to_registry()
             delivery.repository.patience, delivery.repository.timeout = 0, _HURRY
-            self._push_new(delivery, deliveries.written(self._paths, self._items))
+            delivery.push_new(deliveries.written(self._paths, self._items))
         except (ClustrixError, OSError) as error:
-            if not self._silent:
-                print(f"clustrix: outcomes cannot be sent yet: {error}", flush=True)
-            self._silent = True
-
-    def _push_new(self, delivery: Delivery, outcomes: Sequence[Written]) -> None:
-        had = {index for layer in delivery.layers for index in layer.items}
-        new = [row for row in outcomes if row[0] not in had]
-        if new:
-            delivery.push(new)
+            self._pace.complain(error)
 
     def _deliver(self, outcomes: Sequence[Written], *, memory: bool) -> str:
         delivery = self._to_registry()
         delivery.repository.patience, delivery.repository.timeout = self._patience, _TIMEOUT
-        self._push_new(delivery, outcomes)
+        delivery.push_new(outcomes)
         return deliveries.pointing(outcomes, delivery, memory=memory)
 
     def _hand_over(self, *, memory: bool) -> str:
@@ -346,17 +336,6 @@ class _Pod:
             time.sleep(0.01)
         with open(self._paths.receipt) as file:
             return message.encode(replace(message.decode(file.read()), memory=memory))
-
-    def _excuse(self, outcomes: Sequence[Written], error: ClustrixError) -> str:
-        """Say in place of outcomes that they could not be sent, for as many as a message takes."""
-        why = RegistryError(f"the result could not be brought out of its pod: {error.message}", remedy=error.remedy)
-        excuses: list[Written] = [
-            (index, deliveries.failed(self._task, self._number, index, why, self._key, refused=True), None)
-            for index, _, _ in outcomes[:_EXCUSED]
-        ]
-        while (said := deliveries.short(excuses, derived=self._courier)) is None:
-            excuses.pop()
-        return said
 
 
 def oom_kills() -> int:

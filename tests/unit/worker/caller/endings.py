@@ -58,3 +58,37 @@ def large_then_wait(directory, number):
     while number == 2 and not Path(directory, "go").exists():
         time.sleep(0.01)
     return os.urandom(1 << 20)
+
+
+def large_and_forged(size):
+    """Change one's own outcome once it is there, as user code can that leaves a process behind."""
+    import subprocess
+    import sys
+
+    text = (
+        "import pathlib, time\n"
+        "place = pathlib.Path('../outcomes/0.json')\n"
+        "while not place.exists(): pass\n"
+        "place.write_text(place.read_text().replace('large_and', 'small_and'))\n"
+    )
+    subprocess.Popen([sys.executable, "-c", text], start_new_session=True)
+    time.sleep(1)
+    return os.urandom(size)
+
+
+def secrets_in_sight(wanted):
+    """Look for secrets in the environment, in all files that are there, and in other processes."""
+    root = Path.cwd().parents[2]
+    places = [path for path in (*root.rglob("*"), *Path(f"{root}-job").rglob("*")) if path.is_file()]
+    places += [
+        path for path in Path("/proc").glob("[0-9]*/environ") if int(path.parent.name) in {1, os.getppid(), os.getpid()}
+    ]
+    found = []
+    for path in places:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            continue
+        if path.name != "payload" and any(secret in data for secret in wanted):
+            found.append(str(path))
+    return found + [name for name, value in os.environ.items() if any(secret.decode() in value for secret in wanted)]

@@ -51,7 +51,7 @@ class Pod:
             (secret / "registry.json").write_text(registry)
         self.secret = secret
 
-    def start(self, mode="--pod", **variables):
+    def start(self, mode="--pod", output=subprocess.PIPE, **variables):
         environment = {
             **{name: os.environ[name] for name in ("PATH", "LANG", "SSL_CERT_FILE") if name in os.environ},
             "JOB_COMPLETION_INDEX": str(self.number),
@@ -66,7 +66,7 @@ class Pod:
             [sys.executable, "-I", str(self.worker), mode, str(self.root), self.ulid],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )
