@@ -304,6 +304,7 @@ def installed(
     values = {
         "defaults": {**defaults, "pod_template": {"metadata": {"labels": {"cost-centre": "physics"}}}},
         "policy": {"max": {"cores": 2}},
+        "access": {"groups": ["physics"]},
         "test": {"image": kubernetes_base},
     }
     with kubernetes.namespace(labels=RESTRICTED) as namespace:
@@ -320,28 +321,29 @@ def user(installed: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return installed.kubernetes.kubeconfig_for(token, installed.namespace, path)
 
 
-def test_a_user_may_do_what_clustrix_needs_and_nothing_more(installed: Release, user: Path) -> None:
-    """What the API server says that they may; everybody may ask who they are and what they may."""
+def may(installed: Release, *who: str, kubeconfig: Path | None = None) -> dict[tuple[str, str], set[str]]:
+    """Ask the API server what somebody may do, beyond asking who they are and what they may."""
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview"}
-    review["spec"] = {"namespace": installed.namespace}  # type: ignore[assignment]
-    argv = [
-        "kubectl",
-        "--context",
-        installed.kubernetes.context,
-        "create",
-        "--validate=false",
-        "--filename=-",
-        "--output=json",
-    ]
-    environment = {**installed.kubernetes.env, "KUBECONFIG": str(user)}
-    answer = json.loads(servers.run(argv, env=environment, input=json.dumps(review)))
+    body = json.dumps({**review, "spec": {"namespace": installed.namespace}})
+    environment = {**installed.kubernetes.env, **({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})}
+    argv = ["kubectl", "--context", installed.kubernetes.context, "create", "--validate=false", "--filename=-"]
+    answer = json.loads(servers.run([*argv, "--output=json", *who], env=environment, input=body))
     found: dict[tuple[str, str], set[str]] = {}
     for rule in answer["status"]["resourceRules"]:
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
                 if group not in {"authorization.k8s.io", "authentication.k8s.io"}:
                     found.setdefault((group, resource), set()).update(rule["verbs"])
-    assert found == {key: set(verbs) for key, verbs in RIGHTS.items()}
+    return found
+
+
+def test_a_user_may_do_what_clustrix_needs_and_nothing_more(installed: Release, user: Path) -> None:
+    rights = {key: set(verbs) for key, verbs in RIGHTS.items()}
+    everybody = "--as-group=system:authenticated"
+    assert may(installed, kubeconfig=user) == rights
+    assert may(installed, "--as=alice", "--as-group=physics", everybody) == rights
+    assert may(installed, "--as=mallory", everybody) == {}
+    assert may(installed, f"--as=system:serviceaccount:{installed.namespace}:clustrix-runner", everybody) == {}
 
 
 SCRIPT = """\
