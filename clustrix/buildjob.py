@@ -31,10 +31,10 @@ _WHERE = ("partition", "queue", "account", "qos", "constraint")
 _LOOK = 5.0  # seconds between two looks at why it waits
 
 
-def run(target: Target, settings: ClusterConfig, script: str, *, say: Callable[[str], None]) -> Completed:
+def run(target: Target, settings: ClusterConfig, script: str, *, what: str, say: Callable[[str], None]) -> Completed:
     """Run an sh script as a job and wait for its end; standard output and error are one. Ctrl-C cancels it.
 
-    ``settings`` say where it may run and who pays. ``say`` is told the job's number and why it waits.
+    ``settings`` say where it may run and who pays. ``say`` is told that job NUMBER does ``what``, and why it waits.
 
     Raises:
         JobError: it never ran to its end; with the last lines of its output.
@@ -60,7 +60,7 @@ def run(target: Target, settings: ClusterConfig, script: str, *, say: Callable[[
     course = course_of(record, target.jobs)
     try:
         native_id = target.backend.submit(spec, record, {paths.key: os.urandom(32)})
-        say(f"job {native_id} on {target.name} makes the SIF")
+        say(f"job {native_id} on {target.name} {what}")
         end = _wait(course, lambda why: say(f"job {native_id} waits: {why}"))
         said = target.store.log(record, 0)
     except BaseException:  # Ctrl-C, or it can never start, or nobody can tell how it goes on

@@ -159,7 +159,7 @@ def preview(settings: ClusterConfig) -> str:
     # What only placing would tell stands for itself.
     facts = (("user", "UID:GID"), ("cpus", str(settings.cores)), ("swap", "true"))
     placed = Placed(runtime=target.runtime_name, location="IMAGE", interpreter="PYTHON", options=facts)
-    ready = Prepared(target=target, settings=settings, placed=placed)
+    ready = Prepared(target=target, settings=settings, placed=placed, mpi="INTERFACE")
     spec = spec_of(ready, "CALL", JobId(target.name, "0" * 26), slices=((0, 1),), workers=1, bundle="sha256:WORKER")
     return target.backend.preview(spec)
 
@@ -175,6 +175,13 @@ def _without_retries(settings: ClusterConfig) -> ClusterConfig:
 
 def _shares(ready: Prepared, items: int, chunksize: int | None) -> tuple[tuple[tuple[int, int], ...], int]:
     most = ready.settings.max_parallel or ready.target.room(ready.settings.cores)
+    if Resources(nodes=ready.settings.nodes, backend_options=ready.settings.backend_options).ranks > 1:
+        # Ranks do the same items in the same order: nobody else may take one away.
+        if chunksize not in {None, 1}:
+            raise UnsupportedResource(
+                f"chunksize={chunksize}: a task of several ranks has one item", remedy="Leave chunksize out."
+            )
+        chunksize = 1
     if chunksize is None:
         workers = min(items, most)
         return share(items, workers), workers
@@ -189,9 +196,11 @@ def spec_of(ready: Prepared, name: str, job: JobId, *, slices: Slices, workers: 
     # Pods see nothing of a site: what travels comes by the cluster's own means.
     places = () if target.on_cluster else (target.site.bundles, paths.directory)
     mounts = (*(Mount(place, place) for place in places), *settings.mounts)
+    asked = Resources(memory_bytes=settings.memory, **{row: getattr(settings, row) for row in _RESOURCES})
+    rank = ("--rank",) if asked.ranks > 1 else ()
     argv = target.runtime.wrap(
         placed,
-        (placed.interpreter, "-I", target.site.bundle(bundle), paths.directory),
+        (placed.interpreter, "-I", target.site.bundle(bundle), *rank, paths.directory),
         mounts=mounts,
         variables={},
         gpus=settings.gpus,
@@ -205,8 +214,9 @@ def spec_of(ready: Prepared, name: str, job: JobId, *, slices: Slices, workers: 
         slices=slices,
         workers=workers,
         max_parallel=settings.max_parallel or (target.room(settings.cores) if target.plain else None),
-        resources=Resources(memory_bytes=settings.memory, **{row: getattr(settings, row) for row in _RESOURCES}),
+        resources=asked,
         argv=argv,
+        mpi=ready.mpi,
         image=ready.image,
         lock_digest=_lock_digest(ready),
         mounts=mounts,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix import artifacts, buildjob
+from clustrix import artifacts, buildjob, mpi
 from clustrix import target as targets
 from clustrix.errors import (
     ConfigError,
@@ -20,18 +20,20 @@ from clustrix.errors import (
 )
 from clustrix.model.image import BuiltImage, Image, ImageSource
 from clustrix.model.progress import SILENT
+from clustrix.model.resources import Resources
 from clustrix.publish import registry_of
 from clustrix.runtimes.base import Artifact, Need
 from clustrix.worker import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from clustrix.model.job import Placed
     from clustrix.model.lock import LockResult
     from clustrix.model.progress import Progress
     from clustrix.model.settings import ClusterConfig
     from clustrix.target import Target
+    from clustrix.transports.base import Completed
 
 _TRUSTED_SECONDS = 10.0
 """For so long after an environment was seen nobody asks again whether it stands: calls in a row ask once."""
@@ -44,7 +46,8 @@ progress: Progress = SILENT
 class Prepared:
     """Hold a target with an environment in place; jobs may be submitted to it at once and often.
 
-    ``prints`` are the fingerprints of the locked packages by name, as far as they are known here.
+    ``prints`` are the fingerprints of the locked packages by name, as far as they are known here; ``mpi`` is by what
+    the ranks of a task find each other, where a task is several processes.
     """
 
     target: Target
@@ -53,6 +56,7 @@ class Prepared:
     image: BuiltImage | None = None
     lock: LockResult | None = None
     prints: Mapping[str, str] | None = None
+    mpi: str | None = None
 
 
 def _weigh(target: Target, settings: ClusterConfig) -> None:
@@ -121,7 +125,17 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
         image=artifact.image,
         lock=result,
         prints=artifacts.fingerprints(result.lock) if result else None,
+        mpi=_interface(target, standing, artifact.image, settings),
     )
+
+
+def _interface(target: Target, placed: Placed, image: BuiltImage | None, settings: ClusterConfig) -> str | None:
+    asked = Resources(nodes=settings.nodes, backend_options=settings.backend_options)
+    if asked.ranks == 1:
+        return None
+    on_login = settings.sif_build == "login"
+    run = target.transport.run if on_login else _run_by_job(target, settings, "looks for the image's MPI")
+    return mpi.choose(target, placed, image, asked.mpi, run)
 
 
 def _ensured(target: Target, artifact: Artifact, settings: ClusterConfig) -> Placed:
@@ -156,8 +170,12 @@ def _ensured_now(target: Target, artifact: Artifact, settings: ClusterConfig) ->
 
 def _ensured_by_job(target: Target, artifact: Artifact, settings: ClusterConfig) -> Placed:
     """Put a SIF in place where login nodes do not start Apptainer."""
-    runtime = target.runtime_on_nodes(lambda script: buildjob.run(target, settings, script, say=say))
+    runtime = target.runtime_on_nodes(_run_by_job(target, settings, "sees to the SIF"))
     return runtime.ensure(artifact, target.transport, target.site, progress=progress)
+
+
+def _run_by_job(target: Target, settings: ClusterConfig, what: str) -> Callable[[str], Completed]:
+    return lambda script: buildjob.run(target, settings, script, what=what, say=say)
 
 
 def _lock_of_host(target: Target, image: Image) -> LockResult:

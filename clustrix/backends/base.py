@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,4 +41,13 @@ class Backend(Protocol):
 
     def settle(self, job: JobRecord) -> None:
         """Know that every outcome of a job has been read: the target need not keep it any longer."""
+        ...
+
+
+@runtime_checkable
+class Launching(Protocol):
+    """Start tasks that are several processes: what some backends can besides."""
+
+    def interfaces(self) -> frozenset[str]:
+        """Name the interfaces by which MPI programs find each other there; none where only one process is started."""
         ...

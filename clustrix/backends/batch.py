@@ -17,6 +17,7 @@ from clustrix.backends.parcel import parcel
 from clustrix.errors import BackendError, ConnectionLost, DiskFull, StoreError, SubmitRejected, UnsupportedResource
 from clustrix.model import record as records
 from clustrix.model.paths import JobPaths, SitePaths
+from clustrix.schedulers.base import Launcher
 from clustrix.transports.base import Completed
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class BatchBackend:
         self._transport = transport
         self._site = SitePaths(root)
         self._known_limits: Limits | None = None
+        self._known_interfaces: frozenset[str] | None = None
         self._known_ids: dict[JobId, str] = {}
         self._variables: str | None = None
 
@@ -101,6 +103,7 @@ class BatchBackend:
         Files outside of the job's directory are bundles: they travel only if the target does not have them.
         """
         paths = self._site.job(spec.id.ulid)
+        spec = self._launched(spec, paths)
         chunks = self._chunks(spec)
         own = {
             paths.record: records.dump(record),
@@ -133,6 +136,7 @@ class BatchBackend:
     def preview(self, spec: JobSpec) -> str:
         """Show the script of the first submission, and the wrapper that it calls."""
         paths = self._site.job(spec.id.ulid)
+        spec = self._launched(spec, paths)
         part, offset, tasks = self._chunks(spec)[0]
         script = self._dialect.script(part, paths, offset=offset, tasks=tasks)
         return f"{script}\n# {paths.wrapper}\n{wrapper.text(spec, paths, native_id=self._dialect.native_id)}"
@@ -174,6 +178,21 @@ class BatchBackend:
 
     def settle(self, job: JobRecord) -> None:
         """Keep the job's directory until somebody removes it."""
+
+    def interfaces(self) -> frozenset[str]:
+        """Ask once what MPI programs find each other by; BackendError when the scheduler does not answer."""
+        if self._known_interfaces is None:
+            self._known_interfaces = frozenset()
+            if isinstance(self._dialect, Launcher):
+                (answer,) = self._ask([self._dialect.interfaces_argv()])
+                self._known_interfaces = self._dialect.parse_interfaces(answer)
+        return self._known_interfaces
+
+    def _launched(self, spec: JobSpec, paths: JobPaths) -> JobSpec:
+        """Let the scheduler's launcher start a task that is several processes; other dialects refuse it by name."""
+        if spec.resources.ranks == 1 or not isinstance(self._dialect, Launcher):
+            return spec
+        return replace(spec, argv=(*self._dialect.launch_argv(spec, paths), *spec.argv))
 
     def _chunks(self, spec: JobSpec) -> list[tuple[JobSpec, int, int]]:
         """Divide the tasks among as many submissions as the site's limit asks for."""

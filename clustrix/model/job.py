@@ -83,7 +83,8 @@ class JobSpec:
 
     ``items`` values are computed by ``workers`` tasks, which claim ``slices`` (half-open ranges of item numbers).
     ``argv`` is the finished command of one task, runtime included; the task's number is its last argument, added by
-    the script. No tag, no secret.
+    the script. ``mpi`` names the interface by which the ranks of a task find each other, where it is more than one
+    process. No tag, no secret.
     """
 
     id: JobId
@@ -94,6 +95,7 @@ class JobSpec:
     max_parallel: int | None = None
     resources: Resources = field(default_factory=Resources)
     argv: tuple[str, ...]
+    mpi: str | None = None
     image: BuiltImage | None = None
     lock_digest: str | None = None
     mounts: tuple[Mount, ...] = ()

@@ -174,6 +174,10 @@ class JobPaths:
         """Mark that user code wants to be told when it is: an empty file, written inside."""
         return f"{self.ends}/{task}.hook"
 
+    def of_ranks(self, task: int | str) -> str:
+        """Hold what the ranks of one task leave until all have ended: a directory."""
+        return f"{self.directory}/ranks/{task}"
+
     def log(self, task: int | str) -> str:
         """Place the output of one task; scripts pass a shell variable."""
         return f"{self.logs}/{task}.out"

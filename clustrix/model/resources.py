@@ -47,6 +47,30 @@ class Resources:
         options = self.backend_options
         return bool(options.get("requeue")) or options.get("r") in (True, "y", "yes")
 
+    @property
+    def ranks_per_node(self) -> int:
+        """Count the processes that a task is on each of its nodes, as SLURM's ``ntasks_per_node`` says."""
+        value = self._option("ntasks_per_node", 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"ntasks_per_node must be a whole number of at least 1, not {value!r}")
+        return value
+
+    @property
+    def ranks(self) -> int:
+        """Count the processes that a task is; more than one are its ranks, and ``cores`` and memory are of each."""
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def mpi(self) -> str | None:
+        """Name the process-management interface, where it was said."""
+        value = self._option("mpi", None)
+        return None if value is None else str(value)
+
+    def _option(self, name: str, default: object) -> object:
+        """Give a backend option, however it is spelled."""
+        spelled = {given.lstrip("-").replace("-", "_"): value for given, value in self.backend_options.items()}
+        return spelled.get(name, default)
+
     def __post_init__(self) -> None:
         for name, least in (("cores", 1), ("gpus", 0), ("nodes", 1)):
             value = getattr(self, name)

@@ -44,6 +44,13 @@ for name in CLUSTRIX_NATIVE_ID CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VIS
   eval "value=\\${$name-}"
   [ -z "$value" ] || export "$prefix$name=$value"
 done
+if [ -n "${CLUSTRIX_RANKS-}" ]; then
+  names=$(env | sed -n -e 's/^\\(SLURM_[A-Za-z0-9_]*\\)=.*/\\1/p' -e 's/^\\(PMI[A-Z0-9]*_[A-Za-z0-9_]*\\)=.*/\\1/p')
+  for name in $names RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT MPIR_CVAR_NOLOCAL; do
+    eval "value=\\${$name-}"
+    export "$prefix$name=$value"
+  done
+fi
 if [ "$gpus" != 0 ]; then
   if [ -e /dev/nvidiactl ]; then set -- --nv "$@"
   elif [ -e /dev/kfd ]; then set -- --rocm "$@"

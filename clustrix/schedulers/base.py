@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from clustrix.errors import ConfigError
 
@@ -92,6 +92,26 @@ class Dialect(Protocol):
 
     def parse_limits(self, completed: Completed) -> Limits:
         """Read the limits; what is not said stays None."""
+        ...
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """Start a task as many processes at once, its ranks: what some dialects can besides.
+
+    Then ``script`` takes requests for several nodes, and each rank is ``worker --rank`` (`clustrix.worker.ranks`).
+    """
+
+    def launch_argv(self, spec: JobSpec, paths: JobPaths) -> tuple[str, ...]:
+        """Give the command that starts what follows it once for every rank."""
+        ...
+
+    def interfaces_argv(self) -> tuple[str, ...]:
+        """Command that prints the process-management interfaces by which MPI programs find each other here."""
+        ...
+
+    def parse_interfaces(self, completed: Completed) -> frozenset[str]:
+        """Read their names, as ``JobSpec.mpi`` has them; UnparsableOutput."""
         ...
 
 

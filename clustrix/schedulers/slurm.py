@@ -17,9 +17,9 @@ from clustrix.errors import (
     SubmitRejected,
     UnknownOption,
     UnparsableOutput,
-    UnsupportedResource,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
+from clustrix.schedulers import srun
 from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ _OPTIONS = {
     # flags, some with an optional value
     "contiguous", "exclusive", "hold", "kill-on-invalid-dep", "oversubscribe", "reboot", "requeue", "spread-job",
     "use-min-nodes",
+    # for ranks
+    "mpi", "ntasks-per-node",
 }  # fmt: skip
 
 # JOB STATE CODES of squeue(1). What is not here is on its way: it holds its nodes or will get them.
@@ -243,6 +245,18 @@ class Slurm:
         """Cancel jobs, and give their processes ten seconds to end; SLURM goes on to kill them after its KillWait."""
         return ("sh", "-c", _CANCEL, "sh", *native_ids)
 
+    def launch_argv(self, spec: JobSpec, paths: JobPaths) -> tuple[str, ...]:
+        """Start ranks by srun."""
+        return srun.argv(spec, paths)
+
+    def interfaces_argv(self) -> tuple[str, ...]:
+        """Ask srun."""
+        return ("srun", "--mpi=list")
+
+    def parse_interfaces(self, completed: Completed) -> frozenset[str]:
+        """Read what srun knows."""
+        return srun.parse_interfaces(completed)
+
     def limits_argv(self) -> tuple[str, ...] | None:
         """Ask for the configuration."""
         return ("scontrol", "show", "config")
@@ -255,37 +269,38 @@ class Slurm:
 
 def _resources(asked: Resources) -> dict[str, object]:
     """Turn a request into options, in the order in which people read them."""
-    if asked.nodes > 1:
-        raise UnsupportedResource(
-            f"nodes={asked.nodes}: one task runs on one node; programs that span nodes (MPI) are not launched yet",
-            remedy="Leave nodes out, and divide the work with .map.",
-        )
     if asked.partition and asked.queue and asked.partition != asked.queue:
         raise ConfigError(
             f"partition={asked.partition!r} and queue={asked.queue!r} are the same thing on SLURM", remedy="Give one."
         )
     if asked.gpu_type and not asked.gpus:
         raise ConfigError(f"gpu_type={asked.gpu_type!r} without gpus", remedy="Say how many: gpus=1.")
+    if asked.mpi is not None and asked.ranks == 1:
+        raise ConfigError(f"mpi={asked.mpi!r} is for several ranks, and the task is one", remedy="Set nodes.")
     kind = f"{asked.gpu_type}:" if asked.gpu_type else ""
     options: dict[str, object] = {
         "partition": asked.partition or asked.queue,
         "account": asked.account,
         "qos": asked.qos,
         "constraint": asked.constraint,
-        "nodes": 1,
-        "ntasks": 1,
+        "nodes": asked.nodes,
+        "ntasks": asked.ranks,
+        "ntasks-per-node": asked.ranks_per_node if asked.ranks > 1 else None,
         "cpus-per-task": asked.cores,
-        "mem": None if asked.memory_bytes is None else f"{-(-asked.memory_bytes // 1024)}K",
+        # Of a node; what was asked for is of a rank.
+        "mem": None if asked.memory_bytes is None else f"{-(-asked.memory_bytes * asked.ranks_per_node // 1024)}K",
         "time": None if asked.time is None else _clock(asked.time),
         "gres": f"gpu:{kind}{asked.gpus}" if asked.gpus else None,
     }
     options = {name: value for name, value in options.items() if value is not None}
     for given, value in asked.backend_options.items():
         name = given.replace("_", "-").lstrip("-")
+        if name in {"ntasks-per-node", "mpi"}:  # both are srun's, too
+            continue
         if name in _OWN or name in options:
             raise ConfigError(
                 f"the backend option {given!r} is set by clustrix itself",
-                remedy="Use cores, memory, time, gpus, partition, account, qos or constraint.",
+                remedy="Use cores, memory, time, gpus, nodes, partition, account, qos or constraint.",
             )
         if name not in _OPTIONS:
             raise UnknownOption("SLURM option", given, sorted(_OPTIONS))

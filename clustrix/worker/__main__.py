@@ -34,6 +34,11 @@ def main(argv: list[str]) -> int:
         from clustrix.worker import courier
 
         return courier.main(argv)
+    if argv[1] == "--rank":
+        from clustrix.worker import ranks
+
+        _watch_output()
+        return ranks.main(argv)
     worker, directory, number, *ranges = argv
     paths = JobPaths(directory)
     with open(paths.task, "rb") as file:

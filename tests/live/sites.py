@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clustrix import config
 from clustrix.model.image import BuiltImage
 from clustrix.model.paths import SitePaths
 from clustrix.model.progress import SILENT
@@ -92,3 +93,17 @@ def artifact(layout: Path) -> Artifact:
         platform="linux/amd64",
     )
     return Artifact(image=image, layout=layout)
+
+
+def project(bed: Bed, directory: Path, **settings: object) -> None:
+    """Write the configuration of a project whose target ``hpc`` is a bed, as people have it."""
+    (directory / ".git").mkdir(exist_ok=True)
+    (directory / "ssh_config").write_text(
+        f"Host bed\n  HostName {bed.host}\n  Port {bed.port}\n  User {bed.user}\n  IdentityFile {bed.key}\n"
+        f"  IdentitiesOnly yes\n  UserKnownHostsFile {bed.known_hosts}\n"
+    )
+    rows = {"backend": "slurm", "host": "bed", "ssh_config": directory / "ssh_config", **settings}
+    (directory / "clustrix.yml").write_text(
+        "targets:\n  hpc:\n" + "".join(f"    {name}: {value}\n" for name, value in rows.items())
+    )
+    config.load.cache_clear()

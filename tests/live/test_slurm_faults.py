@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clustrix import cluster, config, errors
+from clustrix import cluster, errors
 from clustrix.model.resources import Resources
 from clustrix.model.slices import share
 from tests.conformance.backends import LONG
 from tests.conformance.desk import by_value
 
+from . import sites
 from .test_slurm import ROOT, cache, desk, line, place, placed  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
@@ -41,18 +42,8 @@ def until(come_true: Callable[[], object], patience: float = LONG) -> None:
 @pytest.fixture
 def far(slurm_cluster: Bed, placed: Placed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Make remote functions of sources, at a target as people configure it."""
-    bed = slurm_cluster
-    (tmp_path / ".git").mkdir()
-    (tmp_path / "ssh_config").write_text(
-        f"Host bed\n  HostName {bed.host}\n  Port {bed.port}\n  User {bed.user}\n  IdentityFile {bed.key}\n"
-        f"  IdentitiesOnly yes\n  UserKnownHostsFile {bed.known_hosts}\n"
-    )
-    (tmp_path / "clustrix.yml").write_text(
-        "targets:\n  hpc:\n    backend: slurm\n    host: bed\n"
-        f"    ssh_config: {tmp_path}/ssh_config\n    root: {ROOT}\n"
-    )
+    sites.project(slurm_cluster, tmp_path, root=ROOT)
     monkeypatch.chdir(tmp_path)
-    config.load.cache_clear()
 
     def make(source: str, **options: object) -> RemoteFunction[..., Any]:
         return cluster(target="hpc", image=placed.location, **options)(by_value(source))

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clustrix import cluster, config, errors, placement
+from clustrix import cluster, errors, placement
 from clustrix import target as targets
 from tests.conformance.backends import LONG
 from tests.conformance.desk import by_value
+
+from . import sites
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,22 +56,12 @@ def far(
     slurm_cluster: Bed, base_layout: Path, tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
     """Make remote functions, with ``sif_build`` as told; they run in the base image, to which nothing is added."""
-    bed = slurm_cluster
-    (tmp_path / ".git").mkdir()
     (tmp_path / "pylock.toml").write_text('lock-version = "1.0"\ncreated-by = "a test"\npackages = []\n')
-    (tmp_path / "ssh_config").write_text(
-        f"Host bed\n  HostName {bed.host}\n  Port {bed.port}\n  User {bed.user}\n  IdentityFile {bed.key}\n"
-        f"  IdentitiesOnly yes\n  UserKnownHostsFile {bed.known_hosts}\n"
-    )
     monkeypatch.chdir(tmp_path)
 
     def make(sif_build: str, source: str = WHERE, **options: object) -> RemoteFunction[..., Any]:
-        (tmp_path / "clustrix.yml").write_text(
-            f"targets:\n  hpc:\n    backend: slurm\n    host: bed\n    ssh_config: {tmp_path}/ssh_config\n"
-            f"    root: {root}\n    base: oci:{base_layout}\n    environment: pylock.toml\n    account: users\n"
-            f"    sif_build: {sif_build}\n"
-        )
-        config.load.cache_clear()
+        settings = {"root": root, "base": f"oci:{base_layout}", "environment": "pylock.toml", "account": "users"}
+        sites.project(slurm_cluster, tmp_path, **settings, sif_build=sif_build)
         return cluster(target="hpc", **options)(by_value(source))
 
     return make
@@ -109,7 +101,7 @@ def test_a_job_makes_it_once_for_everybody(
         found = {call.result(LONG) for call in [pool.submit(function) for _ in range(2)]}
     (sif,) = found
     assert sif.startswith(f"{root}/sifs/")
-    assert "makes the SIF" in capfd.readouterr().err
+    assert "sees to the SIF" in capfd.readouterr().err
     targets._targets.clear()
     inode = slurm_cluster.root(f"stat -c %i '{sif}'")
     made = jobs(slurm_cluster)
@@ -131,7 +123,7 @@ def test_a_job_only_where_the_login_node_cannot(far: Callable[..., Any], capfd: 
     assert far("auto")().endswith(".sif")
     said = capfd.readouterr().err
     assert "no containers on login nodes, please; sif_build is auto, so a compute node is asked" in said
-    assert "makes the SIF" in said
+    assert "sees to the SIF" in said
 
 
 def test_a_job_that_cannot_make_it(far: Callable[..., Any], slurm_cluster: Bed, root: str) -> None:

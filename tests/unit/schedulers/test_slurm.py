@@ -18,7 +18,6 @@ from clustrix.errors import (
     SubmitRejected,
     UnknownOption,
     UnparsableOutput,
-    UnsupportedResource,
 )
 from clustrix.model.job import EndKind, JobId, JobSpec, State, TaskStatus
 from clustrix.model.paths import JobPaths
@@ -125,11 +124,9 @@ def test_whatever_is_one_line_stays_one_value(value: str) -> None:
     assert shlex.split(load) == ["module", "load", value, "||", "exit"]
 
 
-@pytest.mark.proves("several nodes", "slurm", refused="UnsupportedResource")
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [
-        (Resources(nodes=2), UnsupportedResource, "MPI"),
         (Resources(partition="a", queue="b"), ConfigError, "same thing"),
         (Resources(gpu_type="a100"), ConfigError, "without gpus"),
         (Resources(backend_options={"comments": "x"}), UnknownOption, "'comment'"),
