@@ -143,7 +143,7 @@ def remove(target: Target, paths: Iterable[str]) -> frozenset[str]:
 def _look_at_cluster(target: Target, age: timedelta) -> Inventory:
     from clustrix.kubernetes import leftovers
 
-    found = leftovers.look(target.place.cluster, time.time() - age.total_seconds())
+    found = leftovers.look(target.namespace, time.time() - age.total_seconds())
     jobs = {ulid: Old(f"{leftovers.JOBS}/{ulid}", size) for ulid, size in found.jobs.items()}
     shared = [Old(f"{leftovers.BUNDLES}/{name}", size) for name, size in found.bundles.items()]
     return Inventory(there=found.there, jobs=jobs, shared=shared, kept=found.kept)
@@ -156,7 +156,7 @@ def _remove_from_cluster(target: Target, paths: Iterable[str]) -> frozenset[str]
     for path in paths:
         kind, _, name = path.partition("/")
         names[kind].append(name)
-    gone = leftovers.remove(target.place.cluster, names[leftovers.JOBS], names[leftovers.BUNDLES])
+    gone = leftovers.remove(target.namespace, names[leftovers.JOBS], names[leftovers.BUNDLES])
     return frozenset(f"{kind}/{name}" for kind, name in gone)
 
 

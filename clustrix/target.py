@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from clustrix.backends.base import Backend
     from clustrix.handle import Site
+    from clustrix.kubernetes.connection import Cluster
     from clustrix.kubernetes.place import Place
     from clustrix.model.job import JobRecord, Placed
     from clustrix.runtimes.base import Runtime
@@ -131,6 +132,12 @@ class Target:
 
         settings = self.config
         return Place(Cluster(settings.context, settings.namespace, settings.kubeconfig), settings)
+
+    @property
+    def namespace(self) -> Cluster:
+        """Open the way to the cluster; MissingExtra."""
+        registry.load("backends", CLUSTER)
+        return self.place.cluster
 
     @property
     def registry(self) -> str | None:
@@ -307,7 +314,7 @@ class Target:
         if self.on_cluster:
             from clustrix.kubernetes import names
 
-            secret = self.place.cluster.secret(names.job_name(record.id.ulid))
+            secret = self.namespace.secret(names.job_name(record.id.ulid))
             return secret["task.json"] if secret else None
         done = self.transport.run(f"cat {shlex.quote(SitePaths(record.root).job(record.id.ulid).task)}")
         return done.stdout if done.returncode == 0 else None

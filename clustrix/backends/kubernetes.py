@@ -152,7 +152,7 @@ class Kubernetes:
             self._place.defaults,
             spec.resources,
             asked,
-            image=image,
+            image=image if spec.image else None,
             mounts=spec.mounts,
             parallelism=order.parallelism,
             service_account=own.service_account,

@@ -181,7 +181,7 @@ def _target(config: ClusterConfig) -> Iterator[Finding]:
     if target.on_cluster:
         from clustrix.kubernetes import examination
 
-        yield Finding(name, "ok", "pods of Kubernetes", None)
+        yield Finding(name, "ok", f"pods in namespace {target.namespace.space}", None)
         yield from (Finding(f"{name}: {row[0]}", *row[1:]) for row in examination.examine(target.place))
         return
     runtime = target.runtime_name

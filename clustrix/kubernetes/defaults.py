@@ -94,14 +94,15 @@ def check(
     resources: Resources,
     asked: Mapping[str, object],
     *,
-    image: str,
+    image: str | None,
     mounts: tuple[Mount, ...],
     parallelism: int,
     service_account: str | None,
 ) -> None:
     """Refuse what the policy of the namespace forbids, by name.
 
-    ``asked`` are the names and values of the user's own ``backend_options``; ``image`` is as pods pull it.
+    ``asked`` are the names and values of the user's own ``backend_options``; ``image`` is as pods pull it, None as long
+    as nobody knows.
 
     Raises:
         UnsupportedResource: names the option, what was asked, and what is allowed.
@@ -135,5 +136,5 @@ def check(
         refuse("time", resources.time, f"at most {most['time']}")
     if policy.service_accounts and (service_account or "default") not in policy.service_accounts:
         refuse("service_account", service_account or "default", f"only {', '.join(policy.service_accounts)}")
-    if policy.images and not image.startswith(policy.images):
+    if policy.images and image is not None and not image.startswith(policy.images):
         refuse("image", image, f"only {', '.join(policy.images)}")
