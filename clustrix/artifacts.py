@@ -139,7 +139,7 @@ def base(
         name,
         minor=minor,
         machine=machine,
-        client=client(insecure=insecure),
+        client=lambda: client(insecure=insecure),
         layout=layout(),
         cache=cache_directory() / "build",
         progress=progress,

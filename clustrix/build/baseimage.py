@@ -15,7 +15,7 @@ from clustrix.oci.manifest import DOCKER_LAYER_GZIP, OCI_LAYER_GZIP, OCI_MANIFES
 from clustrix.oci.reference import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from clustrix.model.progress import Progress
@@ -90,13 +90,14 @@ def resolve(
     *,
     minor: str,
     machine: str,
-    client: Client,
+    client: Callable[[], Client],
     layout: Layout,
     cache: Path,
     progress: Progress = SILENT,
 ) -> Base:
     """Find a base (a reference, ``oci:DIR``, ``oci:DIR:NAME`` or None for `default`) and probe it, once per digest.
 
+    ``client`` makes one, if a registry has to be asked: what speaks HTTP takes a while to import.
     Its blobs are brought into ``layout``, once; a tag costs one HEAD each time. Raises `BaseImageError`,
     `ImageUnavailable`, `RegistryError`, `DiskFull`.
     """
@@ -108,15 +109,15 @@ def resolve(
     if base.startswith("oci:"):
         descriptor = _copy(base.removeprefix("oci:"), platform, layout)
     else:
-        from clustrix.oci.client import pull  # speaks HTTP, which takes a while to import
-
         reference = Reference.parse(base)
-        if reference.digest is None:
-            tagged = client.head(reference)
+        digest = reference.digest
+        if digest is None:
+            tagged = client().head(reference)
             if tagged is None:
                 raise ImageUnavailable(f"the base image {base} does not exist", remedy="Name another one with --base.")
-            reference = reference.with_digest(tagged.digest)
-        descriptor = pull(client, reference, platform, layout, progress=progress)
+            digest = tagged.digest
+            reference = reference.with_digest(digest)
+        descriptor = layout.whole(digest, platform) or _pull(reference, platform, client(), layout, progress)
         reference = reference.with_digest(descriptor.digest)
     manifest = layout.manifest(descriptor.digest)
     config = ImageConfig.parse(layout.read_blob(manifest.config.digest))
@@ -138,6 +139,12 @@ def resolve(
         directories={path: (mode, uid, gid) for path, (mode, uid, gid) in found["directories"].items()},
         links=found["links"],
     )
+
+
+def _pull(reference: Reference, platform: str, client: Client, layout: Layout, progress: Progress) -> Descriptor:
+    from clustrix.oci.client import pull
+
+    return pull(client, reference, platform, layout, progress=progress)
 
 
 def _copy(text: str, platform: str, layout: Layout) -> Descriptor:

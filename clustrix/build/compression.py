@@ -39,13 +39,17 @@ class Compressor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Make compressors; ``identity`` changes with whatever may change their output."""
+    """Make compressors; ``identity`` changes with whatever may change their output.
+
+    ``embeds`` says that what was deflated elsewhere can stand between the outputs of two compressors, as a gzip member.
+    """
 
     identity: str
     media_type: str
     compressor: Callable[[], Compressor]
     reader: Callable[[BinaryIO], BinaryIO]
     errors: tuple[type[Exception], ...]
+    embeds: bool = False
 
 
 @cache
@@ -108,6 +112,7 @@ def _gzip() -> Codec:
         lambda: module.compressobj(level, wbits=_GZIP),
         lambda blob: reader(fileobj=blob, mode="rb"),
         (EOFError, module.error, gzip.BadGzipFile),
+        embeds=True,
     )
 
 

@@ -30,7 +30,7 @@ from clustrix.oci.layout import CHUNK, BlobWriter, Layout
 from clustrix.oci.manifest import Descriptor, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from clustrix.build.compression import Codec
     from clustrix.build.packing import Packed
@@ -48,7 +48,8 @@ SBOM_PATH = "/opt/clustrix/sbom.cdx.json"
 class Layers:
     """Build into ``layout``; ``cache`` keeps what was packed before. Several builds may share both.
 
-    ``workers`` threads pack and as many processes compile: one a core, but a login node is not for one user alone.
+    ``workers`` processes compile, one a core, but a login node is not for one user alone; twice as many threads pack,
+    for half of them wait.
     """
 
     layout: Layout
@@ -76,11 +77,10 @@ class Layers:
             return found
         _refuse(recipe)
         plan = Plan(recipe, self.layout, self.cache, wheels)
-        packed, new = self._pack(plan, wheels, progress)
+        packed, of_wheels = self._pack(plan, wheels, progress)
         layers = [
             *self._cleared(plan),
-            *self._big(plan, packed, new),
-            *self._buckets(plan, packed),
+            *of_wheels,
             *self._files(plan, entries),
             self._environment(plan, packed),
         ]
@@ -125,22 +125,20 @@ class Layers:
 
     def _pack(
         self, plan: Plan, wheels: Mapping[str, Path], progress: Progress
-    ) -> tuple[Mapping[str, Packed], frozenset[str]]:
-        """Pack what was not packed before: all of it by normalised name, and the names of the new."""
+    ) -> tuple[Mapping[str, Packed], list[LayerReport]]:
+        """Pack what was not packed before: give all of it by normalised name, and the layers it comes to."""
         packages = plan.recipe.lock.packages
         tags.check(packages, plan.recipe.base.platform, plan.python)
         packed = {package.name: known for package in packages if (known := plan.packed(package))}
         todo = [package for package in packages if package.name not in packed]
         if absent := [package.name for package in todo if package.name not in wheels]:
             raise BuildError(f"no wheel was given for {', '.join(absent)}")
-        if not todo:
-            return packed, frozenset()
         # Big ones first, so that no worker is left with one at the end.
         sizes = {package.name: wheels[package.name].stat().st_size for package in todo}
         todo.sort(key=lambda package: -sizes[package.name])
         with (
             contextlib.closing(progress.start("pack", sum(sizes.values()))) as bar,
-            Pool(plan.interpreter, self.cache, self.workers) as pool,
+            Pool(plan.interpreter if todo else None, self.cache, self.workers) as pool,
         ):
 
             def pack(package: LockedPackage) -> Packed:
@@ -158,8 +156,17 @@ class Layers:
                 bar.advance(sizes[package.name])
                 return made
 
-            packed.update(zip((package.name for package in todo), pool.map(pack, todo), strict=True))
-        return packed, frozenset(package.name for package in todo)
+            def stack(bucket: Sequence[LockedPackage]) -> list[LayerReport]:
+                pieces = {row: packed.get(row.name) or new[row.name].result() for row in bucket}
+                return list(self._bucket(plan, pieces))
+
+            new = {package.name: pool.submit(pack, package) for package in todo}
+            # After all of `new`: what a bucket waits for has begun when the bucket begins.
+            buckets = [pool.submit(stack, bucket) for bucket in plan.buckets]
+            pool.wait([*new.values(), *buckets])
+        packed.update((name, future.result()) for name, future in new.items())
+        big = [_alone(row, packed[row.name], reused=row.name not in new) for row in plan.big]
+        return packed, [*big, *(layer for bucket in buckets for layer in bucket.result())]
 
     def _cleared(self, plan: Plan) -> Iterator[LayerReport]:
         """Hide the environment of a base that was built here too: ours takes its place, and does not add to it."""
@@ -170,19 +177,12 @@ class Layers:
                 "without the base's environment", identity, plan, lambda s: s.file(f"{directory}/.wh.{name}", 0, ())
             )
 
-    def _big(self, plan: Plan, packed: Mapping[str, Packed], new: frozenset[str]) -> Iterator[LayerReport]:
-        for package in plan.big:
-            made = packed[package.name]
-            title = f"{package.name} {package.version}"
-            yield LayerReport(title, made.digest, made.diff_id, made.size, reused=package.name not in new)
+    def _bucket(self, plan: Plan, wheels: Mapping[LockedPackage, Packed]) -> Iterator[LayerReport]:
+        titles = {packed: f"{package.name} {package.version}" for package, packed in wheels.items()}
+        for pieces in packing.stack(list(wheels.values())):
+            yield self._stacked(plan, ", ".join(titles[piece] for piece in pieces), pieces)
 
-    def _buckets(self, plan: Plan, packed: Mapping[str, Packed]) -> Iterator[LayerReport]:
-        titles = {packed[name.name]: f"{name.name} {name.version}" for bucket in plan.buckets for name in bucket}
-        for bucket in plan.buckets:
-            for pieces in packing.stack([packed[package.name] for package in bucket]):
-                yield self._bucket(plan, ", ".join(titles[piece] for piece in pieces), pieces)
-
-    def _bucket(self, plan: Plan, title: str, pieces: list[Packed]) -> LayerReport:
+    def _stacked(self, plan: Plan, title: str, pieces: list[Packed]) -> LayerReport:
         identity = key(packing.FORMAT, plan.codec.identity, [piece.digest for piece in pieces])
 
         def write(blob: BlobWriter) -> None:
@@ -308,6 +308,11 @@ class Layers:
             lock_digest=recipe.lock.digest,
         )
         return BuildResult(image=image, layers=tuple(layers), base_reference=recipe.base.reference, bytecode=plan.said)
+
+
+def _alone(package: LockedPackage, packed: Packed, *, reused: bool) -> LayerReport:
+    title = f"{package.name} {package.version}"
+    return LayerReport(title, packed.digest, packed.diff_id, packed.size, reused=reused)
 
 
 def _key(recipe: Recipe, entries: tuple[files.Entry, ...]) -> str:

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from clustrix.model.lock import LockedPackage
     from clustrix.oci.layout import BlobWriter
 
-FORMAT = "3"
+FORMAT = "4"
 """Changes whenever the same wheels would make other layers."""
 ROOT = VENV.lstrip("/")
 INTERPRETER = f"{VENV}/bin/python"
 _CHUNK = 1 << 20
 _LOCAL_HEADER = 30
+_EMBEDDED_BYTES = 32 << 10  # from here on what a wheel has deflated stays so: small files are smaller together
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError)
 
 
@@ -90,10 +91,18 @@ class Archive:
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Read a member piece by piece and check its CRC."""
+        if self._plain(name):
+            yield from (piece for _, piece in self.pieces(name))
+        else:
+            yield self._zip.read(name)
+
+    def deflated(self, name: str) -> bool:
+        """Say whether `pieces` are those of a deflate stream."""
+        return self._plain(name) and self.members[name].compress_type == zipfile.ZIP_DEFLATED
+
+    def pieces(self, name: str) -> Iterator[tar.Piece]:
+        """Read a member of a common kind as it is stored and as it was, side by side, and check its CRC."""
         member = self.members[name]
-        if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} or member.flag_bits & 1:
-            yield self._zip.read(member)
-            return
         self._file.seek(member.header_offset)
         header = self._file.read(_LOCAL_HEADER)
         self._file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
@@ -101,7 +110,7 @@ class Archive:
         left = member.compress_size
         inflate = deflate().decompressobj(-15) if member.compress_type == zipfile.ZIP_DEFLATED else None
         while left:
-            data = self._file.read(min(_CHUNK, left))
+            stored = data = self._file.read(min(_CHUNK, left))
             if not data:
                 break
             left -= len(data)
@@ -109,12 +118,17 @@ class Archive:
                 piece = inflate.decompress(data, 4 * _CHUNK) if inflate else data
                 data = inflate.unconsumed_tail if inflate else b""
                 checksum = crc32(piece, checksum)
-                yield piece
+                yield stored, piece
+                stored = b""
         if inflate and (rest := inflate.flush()):
             checksum = crc32(rest, checksum)
-            yield rest
-        if checksum != member.CRC:
-            raise zipfile.BadZipFile(f"bad CRC-32 for {name!r}")
+            yield b"", rest
+        if checksum != member.CRC or (inflate and (inflate.unused_data or not inflate.eof)):
+            raise zipfile.BadZipFile(f"bad CRC-32 or length for {name!r}")
+
+    def _plain(self, name: str) -> bool:
+        member = self.members[name]
+        return member.compress_type in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} and not member.flag_bits & 1
 
 
 def verify(package: LockedPackage, path: Path, check: Callable[[], None]) -> None:
@@ -155,7 +169,7 @@ def pack(
             compiled = _Bytecode(plan, path, package.file.sha256, pool)
             stream = tar.TarStream(blob, codec, own_directories=alone, check=pool.check)
             try:
-                paths = _install(plan, archive, stream, compiled)
+                paths = _install(plan, archive, stream, compiled, embeds=codec.embeds)
             finally:
                 compiled.remove()
             if alone:
@@ -195,7 +209,9 @@ def _check(package: LockedPackage, plan: wheel.Plan) -> None:
             )
 
 
-def _install(plan: wheel.Plan, archive: Archive, stream: tar.TarStream, compiled: _Bytecode) -> list[str]:
+def _install(
+    plan: wheel.Plan, archive: Archive, stream: tar.TarStream, compiled: _Bytecode, *, embeds: bool
+) -> list[str]:
     """Write the members of a wheel, its bytecode and what an installer adds, sorted by path; give the paths."""
     written = {plan.installer_path: wheel.INSTALLER}
     for member in plan.members:
@@ -216,7 +232,11 @@ def _install(plan: wheel.Plan, archive: Archive, stream: tar.TarStream, compiled
             stream.file(place, len(written[path]), (written[path],), executable=executable)
         elif path in members:
             source = members[path].source
-            stream.file(place, archive.members[source].file_size, archive.chunks(source), executable=executable)
+            known = archive.members[source]
+            if embeds and known.file_size >= _EMBEDDED_BYTES and archive.deflated(source):
+                stream.embed(place, known.file_size, known.CRC, archive.pieces(source), executable=executable)
+            else:
+                stream.file(place, known.file_size, archive.chunks(source), executable=executable)
         else:
             stream.file(place, compiled.sizes[path], (compiled.read(path),))
     return paths

@@ -7,14 +7,14 @@ import tempfile
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clustrix.build.bytecode import Compiler
 from clustrix.oci.layout import disk_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
     from types import TracebackType
 
     from typing_extensions import Self
@@ -50,7 +50,7 @@ class Pool:
             )
             place = Path(stack.enter_context(temporary))
             compiling = stack.enter_context(ThreadPoolExecutor(self._workers, "compile"))
-            packing = stack.enter_context(ThreadPoolExecutor(self._workers, "pack"))
+            packing = stack.enter_context(ThreadPoolExecutor(2 * self._workers, "pack"))
             if self._interpreter is not None:
                 self.compiler = Compiler(self._interpreter, place, self._workers)
                 stack.callback(self.compiler.close)
@@ -66,14 +66,17 @@ class Pool:
     ) -> None:
         self._stack.close()
 
-    def map(self, work: Callable[[_Item], _Made], items: Iterable[_Item]) -> list[_Made]:
-        """Do all the work, in any order, and give the results in the order of ``items``; the first error ends it."""
-        futures = [self._packing.submit(work, item) for item in items]
+    def submit(self, work: Callable[[_Item], _Made], item: _Item) -> Future[_Made]:
+        """Do a piece of work when a thread is free: what was submitted first begins first."""
+        return self._packing.submit(work, item)
+
+    @staticmethod
+    def wait(futures: Iterable[Future[Any]]) -> None:
+        """Wait until all of the work is done, in any order; the first error ends it."""
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         for future in done:
             if (error := future.exception()) is not None:
                 raise error
-        return [future.result() for future in futures]
 
     def check(self) -> None:
         """End the thread that asks, if nobody wants its work any more."""

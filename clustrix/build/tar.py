@@ -24,6 +24,10 @@ _BLOCK = 512
 _BATCH = 1 << 20
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _NAME, _PREFIX, _SIZE = 100, 155, 8 << 30
+_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no name, no time, unknown system
+
+Piece = tuple[bytes, bytes]
+"""What a compressed file holds next, and what it comes to uncompressed; either may be empty."""
 
 
 def header(
@@ -84,6 +88,7 @@ class TarStream:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._blob = blob
+        self._codec = codec
         self._compressor = codec.compressor()
         self._hash = hashlib.sha256()
         self._own_directories = own_directories
@@ -116,6 +121,29 @@ class TarStream:
             written += len(piece)
         if written != size:
             raise ValueError(f"{path} has {written} bytes, not the {size} that were announced")
+        if size % _BLOCK:
+            self.raw(bytes(_BLOCK - size % _BLOCK))
+
+    def embed(self, path: str, size: int, crc: int, content: Iterable[Piece], *, executable: bool = False) -> None:
+        """Add a file as `file` does, whose bytes were deflated before and are not again (RFC 1952, section 2.3).
+
+        For codecs that `embeds` alone: they begin a new member with every compressor.
+        """
+        self._parents(path)
+        self.raw(header(path, size=size, mode=0o755 if executable else 0o644))
+        self._write()
+        self._blob.write(self._compressor.flush() + _GZIP_HEADER)
+        written = 0
+        for deflated, piece in content:
+            self._check()
+            self._hash.update(piece)
+            self._blob.write(deflated)
+            written += len(piece)
+        if written != size:
+            raise ValueError(f"{path} has {written} bytes, not the {size} that were announced")
+        self._blob.write(struct.pack("<II", crc, size & 0xFFFF_FFFF))
+        self.raw_bytes += size
+        self._compressor = self._codec.compressor()
         if size % _BLOCK:
             self.raw(bytes(_BLOCK - size % _BLOCK))
 

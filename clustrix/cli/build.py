@@ -124,7 +124,6 @@ def _order(
     if insecure_registry or settings.insecure_registry:
         hosts = {registry_of(text) for text in outputs} - {None} or {registry_of(base) if base else None}
         insecure = tuple(sorted(host for host in hosts if host))
-    destinations = tuple(destination(text, client=artifacts.client(insecure=insecure)) for text in outputs)
     minor = installed.interpreter().minor
     wanted = platform or settings.platform
     on = artifacts.base(
@@ -141,6 +140,7 @@ def _order(
         requirements=image.requirements,
         progress=placement.progress,
     )
+    destinations = tuple(destination(text, client=artifacts.client(insecure=insecure)) for text in outputs)
     return Order(result, artifacts.recipe(image, result.lock, on, bytecode=bytecode), outputs, destinations)
 
 

@@ -179,21 +179,18 @@ def _verify(file: LockedFile, sha256: str) -> None:
 
 
 def _client(connections: Connections) -> httpx.Client:
-    import ssl
-
     import httpx
 
-    verify: ssl.SSLContext | bool = True
-    bundle = indexes.pip_settings().get("cert")
-    if bundle and "SSL_CERT_FILE" not in os.environ:
-        verify = ssl.create_default_context(cafile=bundle)
+    from clustrix.oci.trust import LateTrust
+
+    bundle = None if "SSL_CERT_FILE" in os.environ else indexes.pip_settings().get("cert")
     limits = httpx.Limits(max_connections=_PARALLEL)
     headers = {"Accept-Encoding": "identity"}  # a wheel is compressed already, and its hash is that of its bytes
     return httpx.Client(
         headers=headers,
         follow_redirects=True,
         timeout=httpx.Timeout(60, connect=30),
-        verify=verify,
+        verify=LateTrust(bundle or None),
         limits=limits,
         event_hooks={"request": [connections.follow]},
     )

@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from clustrix.errors import ClustrixError, LockError, UnsupportedPackage
@@ -51,6 +53,7 @@ def version() -> str:
     return check_version(find())
 
 
+@cache
 def check_version(program: str) -> str:
     """Give the version of a uv.
 
@@ -79,6 +82,8 @@ def run(
         LockError: anything else that uv refuses.
 
     """
+    # What uv finds is fetched next: by what takes as long to import as uv takes to work.
+    threading.Thread(target=import_module, args=("clustrix.oci.client",)).start()
     # Nothing that nobody asked for: no interpreter is downloaded.
     variables = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1", **(environment or {})}
     done = subprocess.run(

@@ -210,7 +210,7 @@ def pull(
     It is tagged with the reference. A reference by digest that is there whole needs no registry. Raises what `Client`
     and `Layout` do.
     """
-    descriptor = _whole(reference, platform, layout)
+    descriptor = layout.whole(reference.digest, platform) if reference.digest else None
     if descriptor is None:
         descriptor, data = client.manifest(reference)
         if is_index(data):
@@ -262,20 +262,6 @@ class _StoppableBar:
 
     def close(self) -> None:
         """Leave it to whoever started the bar."""
-
-
-def _whole(reference: Reference, platform: str, layout: Layout) -> Descriptor | None:
-    """Find an image by digest in the layout, if all of it is there."""
-    if reference.digest is None or not layout.has(reference.digest):
-        return None
-    data = layout.read_blob(reference.digest)
-    digest = _select(reference, data, platform).digest if is_index(data) else reference.digest
-    if not layout.has(digest):
-        return None
-    data = layout.read_blob(digest)
-    manifest = Manifest.parse(data)
-    whole = all(layout.has(blob.digest, blob.size) for blob in manifest.blobs)
-    return Descriptor(manifest.media_type, digest, len(data)) if whole else None
 
 
 def _select(reference: Reference, index: bytes, platform: str) -> Descriptor:

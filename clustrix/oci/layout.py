@@ -185,6 +185,21 @@ class Layout:
         data = self.read_blob(digest)
         return Descriptor(Manifest.parse(data).media_type, digest, len(data), platform=platform)
 
+    def whole(self, digest: str, platform: str) -> Descriptor | None:
+        """Describe the manifest for ``os/architecture`` of an image or index, if all of it is there; else None.
+
+        Raises `ImageUnavailable` if an index has none for that platform.
+        """
+        if not self.has(digest):
+            return None
+        data = self.read_blob(digest)
+        if is_index(data):
+            digest = select(data, platform).digest
+            if not self.has(digest):
+                return None
+        whole = all(self.has(blob.digest, blob.size) for blob in self.manifest(digest).blobs)
+        return self.describe(digest) if whole else None
+
     def manifests(self) -> tuple[Descriptor, ...]:
         """List the entries of the index; `ImageUnavailable` if this is no image layout."""
         try:

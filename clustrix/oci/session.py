@@ -19,6 +19,7 @@ from clustrix.errors import ClustrixError, ImageUnavailable, RateLimited, Regist
 from clustrix.oci.auth import Authorizer, Keychain
 from clustrix.oci.connections import Connections
 from clustrix.oci.reference import DOCKER_HUB
+from clustrix.oci.trust import LateTrust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -106,6 +107,7 @@ class Session:
         # httpx follows a redirect to another host without the Authorization header, and that is relied on.
         self._http = httpx.Client(
             follow_redirects=True,
+            verify=LateTrust(),
             headers={"User-Agent": "clustrix", "Accept-Encoding": "identity"},
             event_hooks={"request": [self._connections.follow]},
         )

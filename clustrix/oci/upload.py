@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SMALL = 4 << 20  # goes in one request: a cut costs little
 _PIECE = 32 << 20  # what a proxy that refuses a whole layer (413) is tried with; then less and less
-_CREATED, _TOO_LARGE = 201, 413
+_FOUND, _CREATED, _TOO_LARGE = 200, 201, 413
 _COMMIT_SECONDS = 600  # a registry may read a big blob once more before it answers
 
 
@@ -48,13 +48,16 @@ class Upload:
         self._shown = self._sent = 0
 
     def run(self, mount_from: str | None) -> int:
-        """Do it, and give the bytes that moved, repeated ones too; 0 when the blob was mounted."""
-        if mount_from is None or not self._mount(mount_from):
-            try:
+        """Do it, and give the bytes that moved, repeated ones too; 0 when the blob was mounted.
+
+        Where nothing can be mounted, the repository is asked whether it has the blob already.
+        """
+        try:
+            if mount_from is None or not (self._mount(mount_from) or self._is_there()):
                 self._session.persist(self._once, lambda: self._offset)
-            except BaseException:
-                self._abandon()
-                raise
+        except BaseException:
+            self._abandon()
+            raise
         self._show(self._blob.size)
         return self._sent
 
@@ -69,6 +72,12 @@ class Upload:
             return True
         self._follow(answer)  # an ordinary upload has begun instead
         return False
+
+    def _is_there(self) -> bool:
+        if self._session.ask(self._look).status != _FOUND:
+            return False
+        self._abandon()
+        return True
 
     def _once(self) -> None:
         if self._broken and self._recover():
@@ -88,8 +97,7 @@ class Upload:
     def _recover(self) -> bool:
         """Find out how far it came; True when it came to its end and only the answer was lost."""
         if self._committing:
-            path = f"/v2/{self._reference.repository}/blobs/{self._blob.digest}"
-            if self._session.once(self._call("HEAD", path, ok=(200, 404))).status == 200:  # noqa: PLR2004
+            if self._session.once(self._look).status == _FOUND:
                 return True
             self._committing = False
         if self._location is not None:
@@ -177,6 +185,11 @@ class Upload:
         if self._location is not None:
             with suppress(ClustrixError, Interrupted):
                 self._session.once(self._call("DELETE", self._location, ok=(204,), read_seconds=5))
+
+    @property
+    def _look(self) -> Call:
+        path = f"/v2/{self._reference.repository}/blobs/{self._blob.digest}"
+        return self._call("HEAD", path, ok=(200, 404))
 
     @property
     def _uploads(self) -> str:

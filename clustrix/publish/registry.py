@@ -54,17 +54,14 @@ class Registry:
 
     def _push(self, blob: Descriptor, layout: Layout, base: str | None, bar: Bar) -> int:
         registry, repository = self.reference.registry, self.reference.repository
-        if self._client.has_blob(self.reference, blob.digest, writing=True):
+        elsewhere = layout.origin(blob.digest, registry) or base
+        elsewhere = elsewhere if elsewhere != repository else None
+        if elsewhere is None and self._client.has_blob(self.reference, blob.digest, writing=True):
             bar.advance(blob.size)
             moved = 0
         else:
-            elsewhere = layout.origin(blob.digest, registry) or base
             moved = self._client.push_blob(
-                self.reference,
-                blob,
-                lambda: layout.open_blob(blob.digest),
-                mount_from=elsewhere if elsewhere != repository else None,
-                bar=bar,
+                self.reference, blob, lambda: layout.open_blob(blob.digest), mount_from=elsewhere, bar=bar
             )
         layout.note_origin(blob.digest, registry, repository)
         return moved

@@ -66,7 +66,7 @@ class Shop:
             name,
             minor=self.lock.python,
             machine=self.lock.platform.machine,
-            client=client or Client(),
+            client=lambda: client or Client(),
             layout=Layout(place / "layout"),
             cache=place / "cache",
         )
@@ -87,7 +87,7 @@ def shop(bases: dict[str, servers.Base], tmp_path_factory: pytest.TempPathFactor
         f"oci:{bases['debian'].layout}",
         minor="3.11",
         machine=os.uname().machine,
-        client=Client(),
+        client=Client,
         layout=Layout(place / "layout"),
         cache=place / "cache",
     )

@@ -96,7 +96,12 @@ def probed(base: str, place: Path, *, minor: str = "3.11", machine: str = "x86_6
     """Resolve a base into ``place``."""
     client: Client = NoClient()  # type: ignore[assignment]
     return resolve(
-        base, minor=minor, machine=machine, client=client, layout=Layout(place / "layout"), cache=place / "cache"
+        base,
+        minor=minor,
+        machine=machine,
+        client=lambda: client,
+        layout=Layout(place / "layout"),
+        cache=place / "cache",
     )
 
 

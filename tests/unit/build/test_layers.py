@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -512,6 +513,48 @@ def test_zstd(environment: Environment) -> None:
     manifest = Layout(environment.place / "layout").manifest(second.image.manifest_digest)
     assert manifest.layers[-1].media_type.endswith("tar+zstd")
     assert set(environment.entries(first)) == set(environment.entries(second))
+
+
+def deflate(wheel: Path, *, garbage: bytes = b"") -> bytes:
+    """Compress the members of a wheel, as real ones are; give the first one's stream."""
+    with zipfile.ZipFile(wheel) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
+            if garbage:
+                assert archive.fp is not None
+                archive.fp.write(garbage)
+                archive.start_dir = archive.fp.tell()
+                archive.filelist[-1].compress_size += len(garbage)
+        first = archive.filelist[0]
+    start = first.header_offset + 30 + len(first.filename)
+    return wheel.read_bytes()[start : start + first.compress_size]
+
+
+TABLE = "".join(f"{number},{number * number % 977}\n" for number in range(20_000))
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_what_a_wheel_has_deflated_is_not_deflated_again(environment: Environment, compression: str) -> None:
+    environment.wheels.clear()
+    environment.add("table", files={"table.csv": TABLE, "table.py": ""})
+    stored = environment.build(compression=compression)
+    stream = deflate(environment.wheels["table"])
+    result = environment.build(compression=compression)
+    layer = result.layers[0]
+    assert layer.diff_id == stored.layers[0].diff_id  # the same files, the same tar
+    blob = Layout(environment.place / "layout").read_blob(layer.digest)
+    assert (stream in blob) == (compression == "gzip")
+    assert environment.read(result, f"{SITE}/table.csv") == TABLE.encode()
+    if compression == "gzip":  # and others than isal read it
+        assert "sha256:" + hashlib.sha256(gzip.decompress(blob)).hexdigest() == layer.diff_id
+
+
+def test_a_stream_that_goes_on_behind_its_end_is_refused(environment: Environment) -> None:
+    deflate(environment.add("table", files={"table.csv": TABLE}), garbage=b"more")
+    with pytest.raises(UnsupportedPackage, match="cannot be read"):
+        environment.build()
 
 
 def test_a_missing_minor(tmp_path: Path) -> None:
