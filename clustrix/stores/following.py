@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import ClustrixError, ConnectionLost, RegistryDenied, RegistryError
 from clustrix.kubernetes import names, pods
-from clustrix.model.job import EndKind, State
+from clustrix.model.job import End, EndKind, State
 from clustrix.stores.base import Ended, Output
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Pod = Mapping[str, Any]
 
 _BEAT = 1.0
+KUBELET = (b"failed to try resolving symlinks in path ", b"unable to retrieve container logs for ")
+"""How a kubelet begins what it says in the place of a log that it has deleted."""
 _LOGS = 20  # logs that are followed, and read at an end, at a time
 
 
@@ -53,7 +55,7 @@ class Following:
 
     def __init__(self, store: PodStore, jobs: Sequence[JobRecord], output: Mapping[str, Mapping[int, int]]) -> None:
         self._store = store
-        self._jobs = {job.id.ulid for job in jobs}
+        self._jobs = {job.id.ulid: job for job in jobs}
         self._known = {ulid: dict(had) for ulid, had in output.items()}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._watch = store.cluster.watch_pods(names.selector(list(self._jobs)))
@@ -142,16 +144,18 @@ class Following:
         """Tell which outcomes a pod left and, where that may not be all, how it ended."""
         left = self._store.remember(ulid, pod)
         try:
-            announced = self._store.announced(ulid, left)
+            announced = self._store.counting(self._jobs[ulid], left)
         except RegistryDenied:
             raise
         except RegistryError as error:  # no answer is no end
             self._ended.discard(left.uid)
             raise ConnectionLost(error.message) from error
+        end = self._store.end(pod)
+        if end is not None and end.kind is EndKind.PREEMPTED and self._store.cancelled(self._jobs[ulid]):
+            end = End(kind=EndKind.CANCELLED, node=pods.node_of(pod))
         new = [index for index in announced if (ulid, index) not in self._reported]
         self._reported.update((ulid, index) for index in new)
         found = [Ended(ulid, index=index) for index in new]
-        end = self._store.end(pod)
         if end is not None and (not left.good or end.kind is not EndKind.EXITED):
             found.append(Ended(ulid, task=left.task, end=end))
         return found
@@ -175,13 +179,13 @@ class Following:
             log.stream = self._store.cluster.log(log.pod, names.MAIN, follow=True)
             if log.stream is not None and not (self._closed or log.over):
                 for data in log.stream:
-                    self._events.put(("OUTPUT", (log, data)))
+                    if not data.startswith(KUBELET):
+                        self._events.put(("OUTPUT", (log, data)))
 
     def _read(self, log: _Log) -> None:
         data = b""
         with contextlib.suppress(ClustrixError):
-            stream = self._store.cluster.log(log.pod, names.MAIN)
-            data = b"" if stream is None else b"".join(stream)
+            data = self._store.text(log.pod)
         self._events.put(("WHOLE", (log, data)))
 
 

@@ -7,6 +7,7 @@ ended with 0 counts, which is the one that its Job counts, too.
 from __future__ import annotations
 
 import logging
+import signal
 import tarfile
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from clustrix.model import record as records
 from clustrix.model.job import End, EndKind
 from clustrix.model.slices import items_of
 from clustrix.stores.base import RawOutcome
-from clustrix.stores.following import Following
+from clustrix.stores.following import KUBELET, Following
 from clustrix.worker import message as messages
 from clustrix.worker import outcome as outcomes
 from clustrix.worker import task as tasks
@@ -85,6 +86,17 @@ class PodStore:
         del ulid
         return tuple(left.message.statuses)
 
+    def counting(self, job: JobRecord, left: Remains) -> Sequence[int]:
+        """List the items of which a pod left an outcome that counts.
+
+        What user code saved or raised when it was told to go is nobody's business where somebody cancelled the job.
+        """
+        announced = self.announced(job.id.ulid, left)
+        failed = {index for index in left.message.told if left.message.statuses.get(index) != "success"}
+        if not failed or not self.cancelled(job):
+            return announced
+        return [index for index in announced if index not in failed]
+
     def watch(
         self, jobs: Sequence[JobRecord], *, output: Mapping[str, Mapping[int, int]] = MappingProxyType({})
     ) -> Following:
@@ -92,10 +104,17 @@ class PodStore:
         return Following(self, jobs, output)
 
     def end(self, pod: Pod) -> End | None:
-        """Say how a pod ended, as `pods.end_of`; out of memory also where that killed only what user code started."""
+        """Say how a pod ended, as `pods.end_of`, with what its first process knows besides.
+
+        Memory may have run out for a process that user code had started; 143 is how it says that it was told to go.
+        """
         end = pods.end_of(pod)
-        if end is not None and end.kind is EndKind.EXITED and remains_of(pod).message.memory:
+        if end is None:
+            return None
+        if end.kind is EndKind.EXITED and remains_of(pod).message.memory:
             return End(kind=EndKind.OUT_OF_MEMORY, exit_code=end.exit_code, node=end.node)
+        if end.kind is EndKind.SIGNALLED and end.signal == signal.SIGTERM:
+            return End(kind=EndKind.PREEMPTED, exit_code=end.exit_code, message="its pod was deleted", node=end.node)
         return end
 
     def remember(self, ulid: str, pod: Pod) -> Remains:
@@ -109,11 +128,11 @@ class PodStore:
     def read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
         """Read outcomes; those that do not exist are left out."""
         ulid = job.id.ulid
-        if not set(indices) <= self._holders(ulid).keys():
+        if not set(indices) <= self._holders(job).keys():
             for pod in self._pods([job]):
                 if pods.ended(pod):
                     self.remember(ulid, pod)
-        holders = self._holders(ulid)
+        holders = self._holders(job)
         apart: dict[str, tuple[Remains, list[int]]] = {}
         for index in indices:
             left = holders.get(index)
@@ -126,11 +145,11 @@ class PodStore:
                 apart.setdefault(left.uid, (left, []))[1].append(index)
         yield from self.apart(job, list(apart.values()))
 
-    def _holders(self, ulid: str) -> dict[int, Remains]:
+    def _holders(self, job: JobRecord) -> dict[int, Remains]:
         """Tell which pod's outcome of an item counts."""
         found: dict[int, Remains] = {}
-        for left in sorted(self._remains.get(ulid, {}).values(), key=lambda one: (not one.good, one.at)):
-            for index in self.announced(ulid, left):
+        for left in sorted(self._remains.get(job.id.ulid, {}).values(), key=lambda one: (not one.good, one.at)):
+            for index in self.counting(job, left):
                 found.setdefault(index, left)
         return found
 
@@ -200,9 +219,14 @@ class PodStore:
         good = [pod for pod in there if pods.succeeded(pod)]
         last = (good or sorted(there, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))))[-1]
         lines = None if last_bytes is None else max(1, last_bytes // _LINE)
-        stream = self.cluster.log(last["metadata"]["name"], names.MAIN, tail_lines=lines)
-        data = b"" if stream is None else b"".join(stream)
+        data = self.text(last["metadata"]["name"], lines)
         return data if last_bytes is None else data[-last_bytes:] if last_bytes else b""
+
+    def text(self, pod: str, lines: int | None = None) -> bytes:
+        """Read the log of a pod, or its last lines; nothing where there is none."""
+        stream = self.cluster.log(pod, names.MAIN, tail_lines=lines)
+        data = b"" if stream is None else b"".join(stream)
+        return b"" if data.startswith(KUBELET) else data
 
     def remove(self, job: JobRecord) -> None:
         """Delete the Job, and with it its pods and its Secret."""

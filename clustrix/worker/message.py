@@ -9,7 +9,8 @@ and, in base64, a zlib stream of a line of JSON and the bytes that it counts::
 The line says: ``ended``, runs of items that ended alike, ``[first, last + 1, status]``; ``inline``, for each outcome
 that follows its item and the sizes of its metadata and value; ``manifest`` and ``layers``, which name an artifact with
 outcomes in the registry; ``log``, that they are in the courier's log; ``derived``, that they are signed with the key
-that `derive` makes; ``memory``, that a process of the container was killed for its memory.
+that `derive` makes; ``memory``, that a process of the container was killed for its memory; ``told``, items that ended
+after the pod had been told to go.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Message:
     log: bool = False
     derived: bool = False
     memory: bool = False
+    told: tuple[int, ...] = ()
 
 
 def derive(key: bytes) -> bytes:
@@ -71,6 +73,8 @@ def encode(message: Message) -> str:
         body = [part for pair in message.inline.values() for part in pair]
     if message.layers:
         head["layers"] = [[layer.digest, layer.size, spans(layer.items)] for layer in message.layers]
+    if message.told:
+        head["told"] = spans(message.told)
     for name in ("manifest", "log", "derived", "memory"):
         if value := getattr(message, name):
             head[name] = value
@@ -147,6 +151,7 @@ def _read(head: Mapping[str, Any], body: bytes) -> Message:
         log=head.get("log") is True,
         derived=head.get("derived") is True,
         memory=head.get("memory") is True,
+        told=items_of(head.get("told", ())),
     )
 
 

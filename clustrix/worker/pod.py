@@ -95,6 +95,7 @@ class _Pod:
         self._kills = oom_kills()
         self._child = 0
         self._told = self._warned = self._over = False
+        self._late: list[int] = []  # items that had not ended when the pod was told to go
         self._patience = _PATIENCE
         self._plan: list[tuple[float, Callable[[], None]]] = []
         self._delivery: Delivery | None = None
@@ -146,11 +147,21 @@ class _Pod:
                 whole = False
         elif self._courier:
             _touch(self._paths.receipt)  # it has nothing to send
+        said = self._add_late(said)
         with open(os.environ.get("CLUSTRIX_TERMINATION_LOG", "/dev/termination-log"), "w") as file:
             file.write(said)
         if whole and len(outcomes) == len(self._items):
             return 0
         return _TOLD if self._told else 1
+
+    def _add_late(self, said: str) -> str:
+        """Tell which outcomes may be there only because the pod was told to go."""
+        from dataclasses import replace
+
+        from clustrix.worker import message
+
+        late = set(self._late) - set(self._left(self._late))
+        return message.encode(replace(message.decode(said), told=tuple(sorted(late)))) if late else said
 
     # --- time and signals ---
 
@@ -170,6 +181,7 @@ class _Pod:
         """Let user code save its work, since the pod is told to go; what has ended goes on its way."""
         if not self._told:
             self._told = True
+            self._late = self._left(self._items)
             self._patience = _RESERVE
             if self._delivery is not None:
                 self._delivery.repository.patience = _RESERVE

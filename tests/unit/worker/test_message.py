@@ -27,7 +27,7 @@ def pack(head: object, body: bytes = b"", version: str = "clustrix/1") -> str:
         Message(),
         Message(statuses={0: "success"}, inline={0: (b'{"index": 0}\n', b"\x80\x05N.\n\x00")}),
         Message(statuses={3: "error", 4: "success"}, inline={3: (b"{}", b""), 4: (b"{}", b"\n")}, derived=True),
-        Message(statuses={0: "refused"}, memory=True, log=True),
+        Message(statuses={0: "refused"}, memory=True, log=True, told=(0,)),
         Message(
             statuses=dict.fromkeys(range(5, 900), "success"),
             manifest=DIGEST,

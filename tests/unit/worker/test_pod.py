@@ -155,6 +155,7 @@ def test_a_hook_saves_when_the_pod_is_told_to_go(pod, tmp_path):
     error = error_of(one)
     assert type(error) is errors.Preempted
     assert error.checkpoint == "saved"
+    assert one.message.told == (0,)
 
 
 def test_a_pod_that_is_told_to_go_leaves_what_had_ended_and_says_so(pod, tmp_path):
@@ -164,6 +165,7 @@ def test_a_pod_that_is_told_to_go_leaves_what_had_ended_and_says_so(pod, tmp_pat
     process.terminate()
     assert ended(process) == 128 + signal.SIGTERM
     assert one.message.statuses == {0: "success"}
+    assert one.message.told == ()
     assert one.value(0) == 0
 
 
