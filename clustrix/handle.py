@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 from clustrix import console
-from clustrix.errors import ConfigError, JobCancelled, JobError, NotReady, OutOfMemory
+from clustrix.errors import ConfigError, JobCancelled, JobError, NotReady, OutOfMemory, Unschedulable
 from clustrix.model.job import EndKind, JobId, State
 from clustrix.model.outcome import OutcomeStatus
 from clustrix.stores.base import Ended
@@ -46,13 +46,19 @@ class JobStatus:
 
 
 def attach(
-    record: JobRecord, site: Site, *, key: bytes | None = None, retry: Callable[..., JobArray] | None = None
+    record: JobRecord,
+    site: Site,
+    *,
+    key: bytes | None = None,
+    retry: Callable[..., JobArray] | None = None,
+    interrupted: Callable[[JobArray], None] | None = None,
 ) -> JobArray:
     """Take a job up again from its record; ``attach(...).job()`` is the Job of a single call.
 
-    ``retry(array, indices)`` is what `JobArray.retry_failed` calls.
+    ``retry(array, indices)`` is what `JobArray.retry_failed` calls, ``interrupted(array)`` what Ctrl-C does to whoever
+    iterates.
     """
-    return JobArray(course_of(record, site, key), retry=retry)
+    return JobArray(course_of(record, site, key), retry=retry, interrupted=interrupted)
 
 
 def survey(site: Site, records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus]:
@@ -145,7 +151,7 @@ class Job(Future[Any]):
 
     def cancel(self) -> bool:
         """End every process of the job, or take it out of the queue; False if it had ended, or is an item of a map."""
-        if self._course.record.items > 1 or self.done():
+        if self._course.record.items > 1 or (self.done() and not _is_queued(self._course)):
             return False
         _cancel(self._course)
         return True
@@ -204,11 +210,22 @@ class Job(Future[Any]):
 
 
 class JobArray:
-    """Hold a map that runs somewhere else. Iterating gives the values in order; ``array[3]`` is the Job of an item."""
+    """Hold a map that runs somewhere else. Iterating gives the values in order; ``array[3]`` is the Job of an item.
 
-    def __init__(self, course: Course, *, retry: Callable[..., JobArray] | None = None) -> None:
+    Ctrl-C while an iteration waits cancels a map that this process submitted, as it does to a blocking call; a second
+    one leaves it running. `results` leaves it running in any case.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        *,
+        retry: Callable[..., JobArray] | None = None,
+        interrupted: Callable[[JobArray], None] | None = None,
+    ) -> None:
         self._course = course
         self._retry = retry
+        self._interrupted = interrupted
         self._jobs: dict[int, Job] = {}
 
     @property
@@ -238,7 +255,12 @@ class JobArray:
         return self._jobs.get(place) or self._jobs.setdefault(place, Job(self._course, place))
 
     def __iter__(self) -> Iterator[Any]:
-        return self.results()
+        try:
+            yield from self.results()
+        except KeyboardInterrupt:
+            if self._interrupted is not None:
+                self._interrupted(self)
+            raise
 
     def results(
         self, *, timeout: float | None = None, return_exceptions: bool = False, stream_to: TextIO | None = None
@@ -317,7 +339,7 @@ class JobArray:
 
     def cancel(self) -> bool:
         """End every process of the map, and take what waits out of the queue; False if it had ended."""
-        if self.done():
+        if self.done() and not _is_queued(self._course):
             return False
         _cancel(self._course)
         return True
@@ -387,6 +409,11 @@ def _memory_error(course: Course, outcome: Outcome, task: object, tail: str | No
     index = outcome.index if record.items > 1 else None
     error = verdict.error(end, record.id, index=index, log_tail=tail)
     return error if isinstance(error, OutOfMemory) else None
+
+
+def _is_queued(course: Course) -> bool:
+    """Tell whether a job that can never start may wait for ever."""
+    return any(isinstance(error, Unschedulable) for error in course.lost.values())
 
 
 def _cancel(course: Course) -> None:

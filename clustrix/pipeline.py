@@ -15,6 +15,7 @@ from clustrix import target as targets
 from clustrix.bundle import code, worker
 from clustrix.errors import (
     AuthenticationFailed,
+    BackendError,
     ConfigError,
     DiskFull,
     HostKeyError,
@@ -24,6 +25,8 @@ from clustrix.errors import (
     Preempted,
     StoreError,
     SubmitRejected,
+    TransportError,
+    Unschedulable,
     UnsupportedResource,
 )
 from clustrix.inplace import InPlaceArray
@@ -279,7 +282,7 @@ def _submit(
     from clustrix.handle import attach  # while the job starts
 
     record = journal.update(job, native_id=native_id)
-    return attach(record, target.jobs, key=key, retry=retry)
+    return attach(record, target.jobs, key=key, retry=retry, interrupted=_interrupted)
 
 
 def _record(ready: Prepared, spec: JobSpec, name: str) -> JobRecord:
@@ -348,6 +351,11 @@ def collect(job: Job) -> Any:  # noqa: ANN401 - the remote value
         state = State.CANCELLED
         _interrupted(job)
         raise
+    except Unschedulable as error:  # whoever waited for it waits no more
+        with contextlib.suppress(TransportError, BackendError):
+            job.cancel()
+            error.remedy = "It has been cancelled."
+        raise
     except (JobCancelled, JobLost) as error:
         state = State.LOST if isinstance(error, JobLost) else State.CANCELLED
         raise
@@ -370,7 +378,8 @@ def _measure(record: JobRecord, image: str) -> None:
             artifacts.measured(image, found)
 
 
-def _interrupted(job: Job) -> None:
+def _interrupted(job: Job | JobArray) -> None:
+    """Cancel what somebody waited for who has pressed Ctrl-C, unless it comes again."""
     try:
         say(f"cancelling {job.id}; Ctrl-C once more leaves it running")
         time.sleep(_SECOND_THOUGHT)

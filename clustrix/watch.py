@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 import time
 from collections import deque
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("clustrix")
 _LONGEST_BACK_OFF = 60.0
 _STATUS = (1.0, 30.0)  # seconds between two status queries: at first, and after a long time without news
-_SETTLE = 5.0  # seconds that a scheduler may take to say why it ended a task
+_SETTLE = 5.0  # seconds that a scheduler may take to say why a task ended, where it did not end it itself
 _TAIL = 4096  # bytes of output that an error shows, at most twenty lines of them
 _AHEAD = 64  # outcomes that are fetched together
 
@@ -388,8 +389,14 @@ def conclude(course: Course, *, patience: float) -> None:
     course.unknown_since = (course.unknown_since or now) if unsure else None
     course.seen_since = {task: course.seen_since.get(task, now) for task in course.ends}
     _forget_old_ends(course)
+    settling = {task: max(_SETTLE, patience) if _was_told(end) else _SETTLE for task, end in course.ends.items()}
     ends = {
-        task: verdict.end_of(task, course.ends, course.said, patient=now - course.seen_since.get(task, now) < _SETTLE)
+        task: verdict.end_of(
+            task,
+            course.ends,
+            course.said,
+            patient=now - course.seen_since.get(task, now) < settling.get(task, _SETTLE),
+        )
         for task in range(record.workers)
     }
     if not any(over for over, _ in ends.values()):
@@ -404,6 +411,11 @@ def conclude(course: Course, *, patience: float) -> None:
         condemned = {index: how for index, how in condemned.items() if how[0] is not None}
     if condemned:
         _condemn(course, condemned)
+
+
+def _was_told(end: End) -> bool:
+    """Tell whether somebody ended the process: a scheduler, perhaps, that is about to say why, or to start it again."""
+    return end.signal == signal.SIGTERM
 
 
 def _forget_old_ends(course: Course) -> None:

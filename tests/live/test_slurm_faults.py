@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from clustrix import cluster, errors
+from clustrix.journal import Journal
+from clustrix.model.job import State
 from clustrix.model.resources import Resources
 from clustrix.model.slices import share
 from tests.conformance.backends import LONG
@@ -171,3 +175,57 @@ def test_more_tasks_than_an_array_may_have(desk: Desk, slurm_cluster: Bed) -> No
     finally:
         with controller_away(slurm_cluster, limit.format(1001)):
             pass
+
+
+def test_a_call_that_can_never_start_leaves_the_queue(far: Callable[..., Any], slurm_cluster: Bed) -> None:
+    function = far("def one(): return 1", partition="short", time="30m")
+    with pytest.raises(errors.Unschedulable, match="more time than its partition gives") as caught:
+        function()
+    assert caught.value.remedy == "It has been cancelled."
+    assert slurm_cluster.root("squeue -h -p short") == ""
+    assert Journal().find(str(caught.value.job_id)).state is State.FAILED  # it is remembered
+    job = function.submit()
+    with pytest.raises(errors.Unschedulable):
+        job.result(LONG)
+    assert slurm_cluster.root("squeue -h -p short") != ""  # whoever holds a handle says when
+    assert job.cancel()
+    until(lambda: slurm_cluster.root("squeue -h -p short") == "")
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_ctrl_c_while_a_map_is_iterated(
+    far: Callable[..., Any], slurm_cluster: Bed, desk: Desk, capfd: pytest.CaptureFixture[str], twice: bool
+) -> None:
+    source = """
+        import os, time
+        def wait(flag, x):
+            while not os.path.exists(flag):
+                time.sleep(0.1)
+            return x
+    """
+    flag = f"{ROOT}/flag-{time.monotonic_ns()}"
+    array = far(source, mounts=[f"{ROOT}:{ROOT}"]).starmap((flag, x) for x in range(3))
+    queue = f"squeue -h -t PD,R -j {array.record.native_id} -o %i 2>/dev/null || true"
+
+    def press() -> None:
+        until(lambda: array.status().state is State.RUNNING)
+        signal.raise_signal(signal.SIGINT)
+        if twice:
+            until(lambda: "once more" in capfd.readouterr().err)
+            signal.raise_signal(signal.SIGINT)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pressed = pool.submit(press)
+        with pytest.raises(KeyboardInterrupt):
+            for _ in array:
+                pass
+        pressed.result()
+    if twice:
+        assert f"clustrix result {array.id}" in capfd.readouterr().err
+        assert slurm_cluster.root(queue) != ""
+        desk.transport.run(f"touch '{flag}'")
+        assert list(array.results(timeout=LONG)) == [0, 1, 2]
+    else:
+        until(lambda: slurm_cluster.root(queue) == "")
+        with pytest.raises(errors.JobCancelled):
+            array[0].result(LONG)

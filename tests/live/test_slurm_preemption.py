@@ -15,10 +15,13 @@ from clustrix.model.resources import Resources
 from tests.conformance.backends import LONG
 
 from .test_slurm import cache, desk, line, place, placed  # noqa: F401 - fixtures
+from .test_slurm_faults import until
 
 if TYPE_CHECKING:
     from clustrix.handle import Job
     from tests.conformance.desk import Desk
+
+    from .beds import Bed
 
 pytestmark = pytest.mark.live
 
@@ -73,6 +76,36 @@ def test_somebody_else_takes_the_place_away(desk: Desk) -> None:
     with pytest.raises(errors.Preempted, match="its place was taken away") as caught:
         job.result(LONG)
     assert caught.value.checkpoint == "step 7"
+
+
+@pytest.mark.proves("queued again", "slurm")
+@pytest.mark.proves("node failure", "slurm")
+def test_all_nodes_of_a_map_fail(desk: Desk, slurm_cluster: Bed) -> None:
+    """Where tasks may be queued again, nothing is lost: what has ended stays, what has not is done again."""
+    source = """
+        import os, time
+        def work(flag, trace, x):
+            with open(trace, "a") as file:
+                file.write(f"{x} ")
+            while x in (1, 5) and not os.path.exists(flag):
+                time.sleep(0.05)
+            return x
+    """
+    place = f"{desk.root}/map-{time.monotonic_ns()}"
+    asked = Resources(cores=3, backend_options={"requeue": True})  # one task a node
+    items = [(f"{place}.flag", f"{place}.trace", x) for x in range(8)]
+    array = desk.submit(source, items, workers=2, slices=((0, 4), (4, 8), (8, 8)), resources=asked)
+    look = f"cat '{place}.trace' 2>/dev/null; exit 0"
+    until(lambda: sorted(desk.transport.run(look).stdout.split()) == [b"0", b"1", b"4", b"5"])
+    slurm_cluster.root("scontrol update nodename=ALL state=down reason=test")
+    slurm_cluster.root("scontrol update nodename=ALL state=resume")
+    number = array.record.native_id
+    desk.transport.run(f"touch '{place}.flag'")
+    until(lambda: b"PENDING" in desk.transport.run(f"squeue -h -t all -o %T -j {number}").stdout or array.done())
+    desk.transport.run(f"scontrol update jobid={number} starttime=now")  # else SLURM waits two minutes
+    assert list(array.results(timeout=LONG)) == list(range(8))
+    ran = sorted(map(int, desk.transport.run(look).stdout.split()))
+    assert ran == sorted([*range(8), 1, 5])
 
 
 @pytest.mark.proves("queued again", "slurm")

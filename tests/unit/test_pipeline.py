@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clustrix import catalogue, config, pipeline, placement
+from clustrix import catalogue, config, handle, pipeline, placement, watch
 from clustrix.errors import (
     AuthenticationFailed,
     BackendError,
@@ -22,6 +22,7 @@ from clustrix.errors import (
     OutOfMemory,
     SubmitRejected,
     UnknownJob,
+    Unschedulable,
     UnsupportedResource,
 )
 from clustrix.executor import ClusterExecutor
@@ -182,6 +183,44 @@ def test_ctrl_c_cancels_and_twice_leaves_it_running(
         pipeline.collect(job)
     assert job.cancelled is not twice
     assert ("clustrix result fake/1" in capsys.readouterr().err) is twice
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_ctrl_c_in_the_iteration_of_a_map(
+    backend: fakes.FakeBackend, twice: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As for a call; whoever asks for results() has a handle in hand, and it goes on."""
+
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", press if twice else lambda _: None)
+    array = pipeline.submit_many(double, [((n,), {}) for n in range(3)], {})
+    monkeypatch.setattr(JobArray, "done", lambda _: False)
+    values = iter(array)
+    assert next(values) == 0
+    monkeypatch.setattr(watch.Course, "wait", press)
+    with pytest.raises(KeyboardInterrupt):
+        next(array.results())
+    assert backend.cancelled == []
+    monkeypatch.setattr(handle, "_cancel", lambda course: backend.cancelled.append(course.record.id))
+    with pytest.raises(KeyboardInterrupt):
+        next(values)
+    assert backend.cancelled == ([] if twice else [array.id])
+    assert (f"clustrix result {array.id}" in capsys.readouterr().err) is twice
+
+
+def test_a_call_that_can_never_start_is_cancelled(backend: fakes.FakeBackend) -> None:
+    backend.ends = [EndKind.UNSCHEDULABLE] * 2
+    with pytest.raises(Unschedulable, match="It has been cancelled"):
+        pipeline.call(double, (3,), {}, {})
+    assert backend.cancelled == [record.id for _, record, _ in backend.submitted]
+    job = pipeline.submit(double, (3,), {}, {})
+    with pytest.raises(Unschedulable):
+        job.result()
+    assert len(backend.cancelled) == 1
+    assert job.cancel()
+    assert backend.cancelled[1:] == [job.id]
 
 
 def test_another_minor_version_is_refused_before_anything_is_queued() -> None:
