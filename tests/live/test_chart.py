@@ -95,15 +95,12 @@ def build(context: Path, *arguments: str) -> str:
 
 
 def push(kubernetes: Kubernetes, image: str, name: str) -> str:
-    """Copy an image of the engine into the cluster's registry, and give its reference."""
+    """Copy an image of the engine, by its id, into the cluster's registry, and give its reference."""
     servers.need("skopeo")
-    tag = f"clustrix-chart-test:{secrets.token_hex(4)}"
-    servers.run(["docker", "tag", image, tag])
     reference = f"{kubernetes.registry}/{name}"
     verify = f"--dest-tls-verify={str(not kubernetes.plain_http).lower()}"
     skopeo = ["skopeo", "--insecure-policy", "copy", "--quiet", verify]
-    servers.run([*skopeo, f"docker-daemon:{tag}", f"docker://{reference}"])
-    servers.run(["docker", "rmi", tag])
+    servers.run([*skopeo, f"docker-daemon:{image}", f"docker://{reference}"])
     return reference
 
 
@@ -118,7 +115,10 @@ def registry_image(
     base = servers.bases()["debian"].tag
     lines = (f"FROM {base}", "COPY docker-registry /usr/bin/docker-registry", 'CMD ["sleep", "infinity"]')
     (context / "Dockerfile").write_text("\n".join(lines))
-    return push(kubernetes, build(context), "chart-registry:2")
+    image = build(context)
+    reference = push(kubernetes, image, "chart-registry:2")
+    servers.run(["docker", "rmi", image])
+    return reference
 
 
 @pytest.fixture
@@ -407,11 +407,11 @@ RUN PYTHONPATH=$(echo /wheels/pip-*.whl) python3 -m pip install pip
 @pytest.fixture(scope="module")
 def command_line(docker_engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The image that the Dockerfile makes of our base, where Debian's Python needs a builder that has pip."""
+    base = f"BASE={servers.bases()['debian'].tag}"
     context = tmp_path_factory.mktemp("builder")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(context / "wheels")]
     servers.run([*pip, f"{ROOT}[kubernetes]", "hatchling>=1.24", "pip"])
     (context / "Dockerfile").write_text(BUILDER)
-    base = f"BASE={servers.bases()['debian'].tag}"
     builder = build(context, "--build-arg", base)
     index = "PIP_INDEX_URL=https://alice:hunter2@index.invalid/simple"
     arguments = [word for argument in (base, f"BUILDER={builder}", index) for word in ("--build-arg", argument)]
