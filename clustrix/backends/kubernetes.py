@@ -189,7 +189,7 @@ class Kubernetes:
         held = dict(load.secret)
         if order.sidecar:
             held["own-key"] = derive(held["key"])
-        if order.sink == "registry":
+        if order.sink == "registry" or load.blobs:
             repository = self._place.pod_registry or self._place.repository
             login = _keychain(self._place.repository)
             if login is not None and login.identity_token:

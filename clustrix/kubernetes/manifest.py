@@ -112,6 +112,10 @@ def _template(order: Order) -> Document:
     own = {"runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER, "fsGroupChangePolicy": "OnRootMismatch"}
     own["seccompProfile"] = {"type": "RuntimeDefault"}
     merged: Document = {"spec": {"securityContext": own}}
+    if order.sidecar:
+        # It waits, mostly. Where cores are dealt out whole, a request of its own would cost one.
+        resources = {"requests": {"cpu": "0", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
+        merged["spec"]["initContainers"] = [{"name": names.COURIER, "resources": resources}]
     for part in (order.defaults.pod_template, options.pod_template, _request(order), _security()):
         merged = template.merge(merged, part)
     spec = merged["spec"]
@@ -209,12 +213,10 @@ def _main(order: Order) -> Document:
 def _courier(order: Order) -> Document:
     """Write the native sidecar (since Kubernetes 1.29): it starts before the main container and ends after it."""
     argv = ["--courier" if word == "--pod" else word for word in order.spec.argv]
-    # What it needs depends on what it sends; it waits, mostly.
     return {
         "name": names.COURIER,
         **_container(order, argv, order.sink, {}),
         "restartPolicy": "Always",
-        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "volumeMounts": [
             *_common_mounts(order),
             {"name": "courier", "mountPath": names.SECRET_DIRECTORY, "readOnly": True},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _IMAGE |= {"RegistryUnavailable", "SignatureValidationFailed"}
 _BROKEN = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError"}
+_LOOP = "CrashLoopBackOff"
 _SIGNALLED = 128
 _HIGHEST_SIGNAL = 64
 _ABORTED = {"StartError", "ContainerCannotRun"}
@@ -110,7 +111,7 @@ def obstacle_of(pod: Pod) -> End | None:
         words = f"{reason}: {waiting['message']}" if waiting.get("message") else str(reason)
         if reason in _IMAGE:
             return End(kind=EndKind.IMAGE_UNAVAILABLE, message=words, node=node_of(pod))
-        if reason in _BROKEN:
+        if reason in _BROKEN or (reason == _LOOP and name == names.COURIER):
             return End(kind=EndKind.UNSCHEDULABLE, message=words, node=node_of(pod))
     return None
 

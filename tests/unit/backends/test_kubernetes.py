@@ -203,6 +203,22 @@ def test_results_need_somewhere_to_go(memory):
     assert "registry.json" not in memory.things[f"secrets/{NAME}"]["data"]
 
 
+def test_a_large_payload_comes_from_a_registry_whatever_way_results_go(memory, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(
+        kubernetes.cargo, "push", lambda client, repository, ulid, blobs: pushed.append((repository, ulid))
+    )
+    load = kubernetes.cargo.Cargo(
+        secret={"task.json": b"{}", "key": b"k", "remote.json": b"{}"}, bundles={DIGEST: b"w"}, blobs={DIGEST: b"p"}
+    )
+    monkeypatch.setattr(kubernetes.cargo, "load", lambda *_: load)
+    backend(memory, store="podlog").submit(SPEC, RECORD, FILES)
+    assert pushed == [("localhost:5000/me/jobs", ULID)]
+    assert "registry.json" in memory.things[f"secrets/{NAME}"]["data"]
+    with pytest.raises(ConfigError, match="nothing says where"):
+        backend(memory, store="podlog", registry=None).submit(SPEC, RECORD, FILES)
+
+
 def test_policy_is_asked_before_anything_is_made(memory):
     text = "policy: {max: {cores: 2}, courier: true}"
     memory.things["configmaps/clustrix-defaults"] = {"data": {"defaults.yaml": text}}

@@ -79,6 +79,12 @@ def test_obstacles(reason, kind, where):
     assert pods.status_of(given).state is State.WAITING
 
 
+def test_a_courier_that_does_not_start_keeps_the_worker_from_starting():
+    loop = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}}
+    given = pod("Pending", main={"waiting": {"reason": "PodInitializing"}}, courier=loop)
+    assert pods.obstacle_of(given).message.startswith("CrashLoopBackOff: back-off")
+
+
 def test_messages_of_runtimes_are_not_the_worker_s():
     assert pods.message_of(pod("Failed", main=ended(128, "StartError", message="exec: x"))) is None
     assert pods.task_of(pod()) == 3
