@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
 
+TYPE_CHECKING = False  # as type checkers know it; `typing` is slow to import, and what workers import avoids it
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from clustrix.catalogue import job as job
     from clustrix.catalogue import jobs as jobs
     from clustrix.config import configure as configure
@@ -33,16 +36,19 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for (PEP 562); every error is one."""
-    from importlib import import_module
-
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    elif name in import_module("clustrix.errors").__all__:
-        value = getattr(import_module("clustrix.errors"), name)
+        value = getattr(_imported(_HOMES[name]), name)
+    elif name in _imported("clustrix.errors").__all__:
+        value = getattr(_imported("clustrix.errors"), name)
     else:
         raise AttributeError(f"module 'clustrix' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _imported(name: str) -> ModuleType:
+    __import__(name)  # as `importlib.import_module` does, whose own import every job would pay for
+    return sys.modules[name]
 
 
 def __dir__() -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from clustrix.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any, Generic, TypeVar, overload
 
     # Python 3.10 has neither; nothing of this runs.
     from typing_extensions import ParamSpec
@@ -21,9 +23,14 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 else:
-    # dataclasses, inspect and typing's rest cost more than this whole module: it must be cheap to import.
-    P = TypeVar("P")
-    R = TypeVar("R")
+    # typing costs more than this whole module, which every process and every job that has a @cluster function imports.
+    P = R = None
+
+    class Generic:
+        """Take parameters, as annotations of users may give them."""
+
+        def __class_getitem__(cls, _):  # noqa: ANN001, ANN204
+            return cls
 
 
 class RemoteFunction(Generic[P, R]):
@@ -130,10 +137,14 @@ def _varied(named: RemoteFunction[P, R], options: dict[str, object], bound: tupl
     return RemoteFunction(named._function, options, bound)
 
 
-@overload
-def cluster(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
-@overload
-def cluster(**options: object) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
+if TYPE_CHECKING:
+
+    @overload
+    def cluster(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+    @overload
+    def cluster(**options: object) -> Callable[[Callable[P, R]], RemoteFunction[P, R]]: ...
+
+
 def cluster(function: Any = None, /, **options: object) -> Any:
     """Make a function run at a target: ``@cluster`` or ``@cluster(target="hpc", cores=8, memory="16GB")``.
 
@@ -163,7 +174,7 @@ def _decorate(options: dict[str, object], function: Any) -> RemoteFunction[Any, 
 
 def checked(options: dict[str, object]) -> dict[str, object]:
     """Refuse what does not exist, before anything runs."""
-    if not options:
+    if not options or os.environ.get("CLUSTRIX_IN_JOB"):  # there they were checked before they travelled
         return options
     from clustrix import config
 

@@ -203,7 +203,7 @@ def spec_of(ready: Prepared, name: str, job: JobId, *, slices: Slices, workers: 
     rank = ("--rank",) if asked.ranks > 1 else ()
     argv = target.runtime.wrap(
         placed,
-        (placed.interpreter, "-I", target.site.bundle(bundle), *rank, paths.directory),
+        (*worker.argv(placed.interpreter, target.site.bundle(bundle)), *rank, paths.directory),
         mounts=mounts,
         variables={},
         gpus=settings.gpus,

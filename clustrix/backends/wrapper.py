@@ -31,9 +31,12 @@ CLUSTRIX_NATIVE_ID="$native_id"
 CLUSTRIX_NOTE=$ends/$$n.note
 export CLUSTRIX_NATIVE_ID CLUSTRIX_NOTE
 late=$ends/$$n.late hook=$ends/$$n.hook
-rm -f $ends/"$$n".json "$$CLUSTRIX_NOTE" "$$late" "$$hook"
+# Every program that is started here takes a millisecond of every task: the shell does what it can do itself.
+sweep() { for old; do [ ! -e "$$old" ] || rm -f "$$old"; done; }
+sweep $ends/"$$n".json "$$CLUSTRIX_NOTE" "$$late" "$$hook"
 
-oom_kills() {
+# Sets kills.
+count_oom_kills() {
   while IFS=: read -r hierarchy controllers path; do
     case $$hierarchy:,$$controllers, in
       0:,,) tree=/sys/fs/cgroup file=memory.events;;
@@ -44,13 +47,14 @@ oom_kills() {
     events=$$tree$$path/$$file
     [ -r "$$events" ] || events=$$tree/$$file
     while read -r name count; do
-      if [ "$$name" = oom_kill ]; then echo "$$count"; return; fi
+      if [ "$$name" = oom_kill ]; then kills=$$count; return; fi
     done 2>/dev/null <"$$events"
   done 2>/dev/null </proc/self/cgroup
-  echo 0
+  kills=0
 }
 
-before=$$(oom_kills)
+count_oom_kills
+before=$$kills
 cd $work || exit 66
 $argv "$$n" >>$logs/"$$n".out 2>&1 </dev/null &
 child=$$!
@@ -76,13 +80,16 @@ if [ $$code -gt 128 ] && [ $$code -le 192 ]; then
   exit_code=null
   number=$$((code - 128))
 fi
-if [ "$$(oom_kills)" -gt "$$before" ]; then kind=out-of-memory; fi
+count_oom_kills
+if [ "$$kills" -gt "$$before" ]; then kind=out-of-memory; fi
 if [ -s "$$CLUSTRIX_NOTE" ]; then read -r kind <"$$CLUSTRIX_NOTE"; fi
 if [ $$code -ne 0 ] && [ -n "$$told" ] && [ -e "$$late" ]; then kind=time-limit; fi
 if [ $$code -ne 0 ] && [ -e $cancelled ]; then kind=cancelled; fi
-rm -f "$$CLUSTRIX_NOTE" "$$late" "$$hook"
+sweep "$$CLUSTRIX_NOTE" "$$late" "$$hook"
+read -r node 2>/dev/null </proc/sys/kernel/hostname || node=$$(uname -n)
+case $$node in *[!A-Za-z0-9._-]*) node=$$(printf %s "$$node" | tr -dc 'A-Za-z0-9._-');; esac
 printf '{"kind": "%s", "exit_code": %s, "signal": %s, "node": "%s"}\\n' \\
-  "$$kind" $$exit_code $$number "$$(uname -n | tr -dc 'A-Za-z0-9._-')" >$ends/"$$n.$$$$.new" &&
+  "$$kind" $$exit_code $$number "$$node" >$ends/"$$n.$$$$.new" &&
   mv -f $ends/"$$n.$$$$.new" $ends/"$$n".json
 exit $$code
 """)

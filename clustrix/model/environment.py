@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass
 
-_SEPARATORS = re.compile(r"[-_.]+")
+from clustrix.model.spelling import normalise
 
-
-def normalise(name: str) -> str:
-    """Spell a distribution's name as an index does (PEP 503)."""
-    return _SEPARATORS.sub("-", name).lower()
+__all__ = ["Distribution", "Environment", "Interpreter", "Origin", "Platform", "normalise"]
 
 
 class Origin(enum.Enum):

@@ -9,11 +9,9 @@ installation have the same digest.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import re
-from typing import TYPE_CHECKING
+from clustrix.model.stdlib import Sha256
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -21,11 +19,11 @@ _INSTALLER_FILES = tuple(
     f".dist-info/{name}"
     for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json")
 )
-_SCHEME = re.compile(r"[^/]+\.data/(purelib|platlib|headers|scripts|data)/(.+)", re.DOTALL)
-_HEADERS = re.compile(r"include/(?:site/)?python[^/]*/[^/]+/(.+)", re.DOTALL)
-_SITE = re.compile(r"lib(?:64)?/python[^/]*/site-packages/(.+)", re.DOTALL)
+_SCHEME = r"(?s)[^/]+\.data/(purelib|platlib|headers|scripts|data)/(.+)"
+_HEADERS = r"(?s)include/(?:site/)?python[^/]*/[^/]+/(.+)"
+_SITE = r"(?s)lib(?:64)?/python[^/]*/site-packages/(.+)"
 # From site-packages the way to lib/x is ../../x, in which nothing says lib.
-_LIBRARY = re.compile(r"^lib(?:64)?/(?:python[^/]*/)?")
+_LIBRARY = r"^lib(?:64)?/(?:python[^/]*/)?"
 
 
 def is_content(path: str) -> bool:
@@ -69,15 +67,17 @@ def environment(implementation: str, minor: str, abi: str, distributions: Iterab
     """Digest a whole environment from (normalised name, fingerprint) of each distribution (``sha256:...``)."""
     rows = sorted(f"{name} {fingerprint}" for name, fingerprint in distributions)
     text = "\n".join([implementation, minor, abi, *rows])
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return "sha256:" + Sha256(text.encode()).hexdigest()
 
 
 def _digest(name: str, version: str, tags: Iterable[str], rows: list[str]) -> str:
     text = "\n".join([name, version, *sorted(tags), "", *sorted(set(rows) - {""})])
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return Sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _parse(record: str) -> list[tuple[str, str]]:
+    import csv
+
     return [(row[0], row[1]) for row in csv.reader(record.splitlines()) if len(row) > 1]
 
 
@@ -95,7 +95,9 @@ def _installed(path: str) -> str | None:
 
 def _to_be_installed(path: str) -> str | None:
     """Place a file of a wheel where an installer will put it."""
-    match = _SCHEME.fullmatch(path.replace("\\", "/"))
+    import re
+
+    match = re.fullmatch(_SCHEME, path.replace("\\", "/"))
     if match is None:
         return _installed(path)
     scheme, rest = match.groups()
@@ -108,11 +110,15 @@ def _to_be_installed(path: str) -> str | None:
 
 def _data(path: str) -> str | None:
     """Place a file that goes below sys.prefix; scripts are rewritten by installers and take no part."""
-    if match := _SITE.fullmatch(path):
+    if path.startswith(("bin/", "Scripts/")):
+        return None
+    import re  # hardly ever needed, and slow to import
+
+    if match := re.fullmatch(_SITE, path):
         return None if path.endswith(".pyc") else match[1]
-    path = _LIBRARY.sub("", path)
+    path = re.sub(_LIBRARY, "", path)
     if path.startswith(("bin/", "Scripts/")) or path.endswith(".pyc"):
         return None
-    if match := _HEADERS.fullmatch(path):
+    if match := re.fullmatch(_HEADERS, path):
         return f"<headers>/{match[1]}"
     return f"<data>/{path}"

@@ -34,9 +34,11 @@ _RUN = """
 command=$1 module=$2 gpus=$3 flags=$4
 shift 4
 [ -z "$module" ] || module load "$module" || exit 69
-for name in $(env | sed -n 's/^\\([AS][A-Z]*_[A-Za-z0-9_]*\\)=.*/\\1/p'); do
-  case $name in APPTAINER*|SINGULARITY*) unset "$name";; esac
-done
+case $(export -p) in *APPTAINER*|*SINGULARITY*)
+  for name in $(env | sed -n 's/^\\([AS][A-Z]*_[A-Za-z0-9_]*\\)=.*/\\1/p'); do
+    case $name in APPTAINER*|SINGULARITY*) unset "$name";; esac
+  done
+esac
 case $command in *singularity*) prefix=SINGULARITYENV_;; *) prefix=APPTAINERENV_;; esac
 while [ "$1" != -- ]; do export "$prefix$1"; shift; done
 shift

@@ -57,7 +57,7 @@ class Pod:
     ) -> tuple[str, ...]:
         """Give the command of the main container; the manifest says all the rest."""
         del placed, mounts, variables, gpus, memory_bytes, cores
-        interpreter, isolated, bundle, directory = argv
+        interpreter, isolated, *_, bundle, directory = argv
         digest = bundle.rpartition("/")[2].removesuffix(".zip")
         ulid = directory.rpartition("/")[2]
         return (interpreter, isolated, names.bundle_path(digest), "--pod", names.ROOT, ulid)

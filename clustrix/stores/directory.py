@@ -136,7 +136,7 @@ class DirectoryStore:
     def failures(self, jobs: Sequence[JobRecord]) -> Mapping[str, frozenset[int]]:
         """Tell which items have an outcome that is not a value, by ulid; one round trip."""
         looks = (
-            f'(cd {_directory(job)}/outcomes && grep -lE \'"status": "(error|refused)"\' *.json) 2>/dev/null\n'
+            f'(cd {_directory(job)}/outcomes && grep -lE \'"status": ?"(error|refused)"\' *.json) 2>/dev/null\n'
             f"echo {job.id.ulid}"
             for job in jobs
         )

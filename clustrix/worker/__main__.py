@@ -11,7 +11,6 @@ from __future__ import annotations
 import faulthandler
 import io
 import os
-import signal
 import sys
 
 from clustrix.model.paths import JobPaths
@@ -45,6 +44,8 @@ def main(argv: list[str]) -> int:
         task = tasks.read(file.read())
     _watch_output()
     if os.getpid() == 1:  # in a container, where the kernel would ignore what ends any other process
+        import signal
+
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     runner = Runner(task, paths, os.path.dirname(os.path.abspath(worker)), int(number))
     variables.apply(runner.variables, cores=task.cores)

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from clustrix.errors import StoreError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -36,6 +35,7 @@ def attach(digests: Iterable[str], bundles: str) -> None:
 
 
 def _unpack(bundle: str, expected: str, directory: str) -> None:
+    import hashlib
     import shutil
     import zipfile
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from clustrix.errors import EnvironmentMismatch
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,8 +23,8 @@ def check(task: Task) -> str:
     from clustrix.model import fingerprint
     from clustrix.worker import installed
 
-    python = installed.interpreter()
-    here = {"Python": python.minor, "implementation": python.implementation, "ABI": python.abi}
+    implementation, minor, abi = installed.identity()
+    here = {"Python": minor, "implementation": implementation, "ABI": abi}
     expected = {"Python": task.python, "implementation": task.implementation, "ABI": task.abi}
     differing = [f"{name} is {here[name]}, not {expected[name]}" for name in here if here[name] != expected[name]]
     if differing:
@@ -34,7 +33,7 @@ def check(task: Task) -> str:
             remedy="Use an image of the same minor version, or let clustrix build it: image=Image.from_environment().",
         )
     found = installed.fingerprints()
-    measured = fingerprint.environment(python.implementation, python.minor, python.abi, found.items())
+    measured = fingerprint.environment(implementation, minor, abi, found.items())
     if task.fingerprint is not None and measured != task.fingerprint:
         raise EnvironmentMismatch(
             f"the environment is not the one that was locked: {_difference(task.distributions, found)}",

@@ -7,36 +7,31 @@ https://packaging.python.org/en/latest/specifications/binary-distribution-format
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import site
 import sys
-from base64 import urlsafe_b64encode
-from csv import reader
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from clustrix.errors import LockError
 from clustrix.model import fingerprint
-from clustrix.model.environment import Interpreter, Platform, normalise
+from clustrix.model.spelling import is_name, normalise
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from clustrix.model.environment import Interpreter, Platform
     from clustrix.model.lock import Lock
 
-# What pip calls a valid name: leftovers of an interrupted installation start with "~" or "-".
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
-
-@dataclass(frozen=True, slots=True)
 class Metadata:
     """Name one ``.dist-info`` or ``.egg-info`` on the path; name and version as its own name spells them."""
 
-    name: str
-    version: str
-    path: str
+    __slots__ = ("name", "path", "version")
+
+    def __init__(self, name: str, version: str, path: str) -> None:
+        self.name = name
+        self.version = version
+        self.path = path
 
     @property
     def key(self) -> str:
@@ -44,26 +39,38 @@ class Metadata:
         return normalise(self.name)
 
 
-@dataclass(frozen=True, slots=True)
 class Altered:
-    """Name one installed file that is not the one its RECORD lists."""
+    """Name one installed file that is not the one its RECORD lists; ``how`` is "changed" or "missing"."""
 
-    distribution: str
-    path: str
-    how: str  # "changed" or "missing"
+    __slots__ = ("distribution", "how", "path")
+
+    def __init__(self, distribution: str, path: str, how: str) -> None:
+        self.distribution = distribution
+        self.path = path
+        self.how = how
+
+
+def identity() -> tuple[str, str, str]:
+    """Name this Python by its implementation (``cpython``), minor version (``3.11``) and ABI (``cp311``)."""
+    name = sys.implementation.name
+    major, minor = sys.version_info[:2]
+    free_threaded = "t" if "t" in getattr(sys, "abiflags", "") else ""
+    abi = f"cp{major}{minor}{free_threaded}" if name == "cpython" else f"{name}{major}{minor}"
+    return name, f"{major}.{minor}", abi
 
 
 def interpreter() -> Interpreter:
     """Describe this Python."""
-    name = sys.implementation.name
-    short = "".join(map(str, sys.version_info[:2]))
-    free_threaded = "t" if "t" in getattr(sys, "abiflags", "") else ""
-    abi = f"cp{short}{free_threaded}" if name == "cpython" else f"{name}{short}"
-    return Interpreter(name, sys.version.split()[0], abi)
+    from clustrix.model.environment import Interpreter
+
+    implementation, _, abi = identity()
+    return Interpreter(implementation, sys.version.split()[0], abi)
 
 
 def platform() -> Platform | None:
     """Give this machine's platform; None where it is not Linux with glibc."""
+    from clustrix.model.environment import Platform
+
     if sys.platform != "linux":
         return None
     try:
@@ -116,8 +123,7 @@ def fingerprints(paths: Sequence[str] | None = None) -> dict[str, str]:
 
 def of_environment(paths: Sequence[str] | None = None) -> str:
     """Digest this Python and what is installed on ``paths`` (its site directories): ``sha256:...``."""
-    python = interpreter()
-    return fingerprint.environment(python.implementation, python.minor, python.abi, fingerprints(paths).items())
+    return fingerprint.environment(*identity(), fingerprints(paths).items())
 
 
 def of_wheel(wheel: str | os.PathLike[str]) -> str:
@@ -154,6 +160,8 @@ def of_lock(lock: Lock, wheels: Mapping[str, str | os.PathLike[str]]) -> str:
 
 def altered(paths: Sequence[str] | None = None) -> Iterator[Altered]:
     """Hash every installed file on ``paths`` again and yield those that are not what RECORD says."""
+    from csv import reader
+
     used, _ = find(site_directories() if paths is None else paths)
     for found in used:
         root = os.path.dirname(found.path)
@@ -181,7 +189,7 @@ def _in_directory(path: str) -> Iterator[Metadata]:
         for entry in names:
             if entry.endswith(suffix):
                 name, version = _split(entry)
-                if _NAME.fullmatch(name):
+                if is_name(name):
                     yield Metadata(name, version, os.path.join(path, entry))
     if path.endswith(".egg") and "EGG-INFO" in names:
         name, version = _split(os.path.basename(path))
@@ -207,6 +215,9 @@ def _text(path: str) -> str | None:
 
 
 def _hash(path: str, algorithm: str) -> str:
+    import hashlib
+    from base64 import urlsafe_b64encode
+
     digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

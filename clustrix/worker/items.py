@@ -5,24 +5,23 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import time
-from contextlib import suppress
 from types import GeneratorType, ModuleType
-from typing import TYPE_CHECKING, NoReturn
 
 from clustrix.errors import ClustrixError, Preempted, StoreError, TimeLimit, Unpicklable, UserExit
-from clustrix.model.outcome import Failure, Outcome, OutcomeStatus
+from clustrix.model import stdlib
 from clustrix.worker import code, environment, preemption
-from clustrix.worker.outcome import seal
 from clustrix.worker.payload import Payload, Sink
+from clustrix.worker.sealing import seal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
-    from typing import BinaryIO
+    from typing import BinaryIO, Literal, NoReturn
 
+    from clustrix.model.outcome import Failure
     from clustrix.model.paths import JobPaths
     from clustrix.worker.task import Task
 
@@ -166,24 +165,28 @@ class Runner:
             unpicklable = _unpicklable(self._task.function_name, value, error)
             self._fail(index, started, unpicklable, unpicklable)
         else:
-            self._end(index, started, OutcomeStatus.SUCCESS, kept)
+            self._end(index, started, "success", kept)
 
     def _fail(self, index: int, started: float, travelling: Exception | None, raised: BaseException) -> None:
         from clustrix.worker.failure import describe
 
         kept = None
         if travelling is not None:
-            with suppress(Exception):  # one that cannot be pickled travels as text
+            try:  # noqa: SIM105 - contextlib is slow to import
                 kept = self._keep(index, travelling)
+            except Exception:  # noqa: BLE001, S110 - one that cannot be pickled travels as text
+                pass
         secrets = [value for value in self.variables.values() if len(value) >= _SHORTEST_SECRET]
-        self._end(index, started, OutcomeStatus.ERROR, kept, describe(raised, secrets))
+        self._end(index, started, "error", kept, describe(raised, secrets))
 
     def _refuse(self, index: int, started: float, error: ClustrixError) -> None:
+        from clustrix.model.outcome import Failure
+
         failure = Failure(type=f"{type(error).__module__}.{type(error).__name__}", message=str(error), traceback="")
         if error is not self._told:  # whoever reads the log sees it once, not for every item
             print(f"clustrix: {error}", file=sys.stderr)
         self._told = error
-        self._end(index, started, OutcomeStatus.REFUSED, None, failure)
+        self._end(index, started, "refused", None, failure)
 
     def _keep(self, index: int, value: object) -> tuple[str, int]:
         """Pickle a value to its file; give its sha256 and size."""
@@ -204,33 +207,35 @@ class Runner:
         self,
         index: int,
         started: float,
-        status: OutcomeStatus,
+        status: Literal["success", "error", "refused"],  # a value of `OutcomeStatus`
         kept: tuple[str, int] | None,
         failure: Failure | None = None,
     ) -> None:
         times = {"started": started, "ended": time.time(), "peak_memory_bytes": _peak_memory()}
-        outcome = Outcome(
+        for stream in (sys.stdout, sys.stderr):  # the log is whole before the outcome says that it is
+            if stream is not None and not stream.closed:
+                try:  # noqa: SIM105
+                    stream.flush()
+                except RuntimeError:  # on the way out by a signal, which may have come in the middle of a print
+                    pass
+        outcome = seal(
             index=index,
             function_name=self._task.function_name,
             status=status,
-            value_sha256=kept[0] if kept else None,
-            value_bytes=kept[1] if kept else 0,
+            value=kept,
             failure=failure,
             metadata={**self._metadata, **times},
+            key=self._key,
         )
-        for stream in (sys.stdout, sys.stderr):  # the log is whole before the outcome says that it is
-            if stream is not None and not stream.closed:
-                with suppress(RuntimeError):  # on the way out by a signal, which may have come in the middle of a print
-                    stream.flush()
         with _Replacement(self._paths.outcome(index)) as file:
-            file.write(seal(outcome, self._key))
+            file.write(outcome)
 
 
 class _NotPlainError(Exception):
     pass
 
 
-class _PlainPickler(pickle.Pickler):
+class _PlainPickler(stdlib.Pickler):
     """Pickle numbers, text and collections of them, and give up at anything else: cloudpickle is slow to import."""
 
     def reducer_override(self, obj: object) -> NoReturn:  # noqa: ARG002 - it is the same for all

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from clustrix import errors
 from clustrix.model.outcome import Failure, Outcome, OutcomeStatus
+from clustrix.worker import sealing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,26 +33,15 @@ class RemoteTraceback(Exception):
 
 def seal(outcome: Outcome, key: bytes) -> bytes:
     """Write an outcome as signed JSON."""
-    failure = outcome.failure
-    result = None
-    if outcome.value_sha256 is not None:
-        result = {"file": f"{outcome.index}.pkl", "sha256": outcome.value_sha256, "bytes": outcome.value_bytes}
-    document = {
-        "index": outcome.index,
-        "function_name": outcome.function_name,
-        "status": outcome.status.value,
-        "result": result,
-        "failure": failure
-        and {
-            "type": failure.type,
-            "message": failure.message,
-            "traceback": failure.traceback,
-            "local_variables": dict(failure.local_variables),
-        },
-        "metadata": dict(outcome.metadata),
-    }
-    document["mac"] = _mac(document, key)
-    return (json.dumps(document, indent=1) + "\n").encode()
+    return sealing.seal(
+        index=outcome.index,
+        function_name=outcome.function_name,
+        status=outcome.status.value,
+        value=None if outcome.value_sha256 is None else (outcome.value_sha256, outcome.value_bytes),
+        failure=outcome.failure,
+        metadata=outcome.metadata,
+        key=key,
+    )
 
 
 def verify(metadata: bytes, key: bytes, *, index: int) -> Outcome:

@@ -14,15 +14,13 @@ Sources are the lines of code that travels by value, for tracebacks and ``inspec
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from clustrix.errors import ConfigError, StoreError, Unpicklable
+from clustrix.model import stdlib
+from clustrix.model.stdlib import PickleBuffer, Sha256
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import BinaryIO
@@ -36,13 +34,15 @@ _FUNCTION, _VARIABLES, _SOURCES, _ITEMS = range(4)
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
 class Packed:
     """Say what was packed; ``modules`` are those that unpickling imports, for `clustrix.bundle.code.collect`."""
 
-    items: int
-    modules: frozenset[str]
-    size: int
+    __slots__ = ("items", "modules", "size")
+
+    def __init__(self, items: int, modules: frozenset[str], size: int) -> None:
+        self.items = items
+        self.modules = modules
+        self.size = size
 
 
 class Sink:
@@ -51,12 +51,12 @@ class Sink:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.size = 0
-        self.digest = hashlib.sha256()
+        self.digest = Sha256()
         self.broken: OSError | None = None
 
-    def write(self, data: bytes | pickle.PickleBuffer, /) -> int:
+    def write(self, data: bytes | PickleBuffer, /) -> int:
         """Pass ``data`` on; a pickler passes large buffers as they are."""
-        view = data.raw() if isinstance(data, pickle.PickleBuffer) else memoryview(data)
+        view = data.raw() if isinstance(data, PickleBuffer) else memoryview(data)
         try:
             self.file.write(view)
         except OSError as error:
@@ -82,7 +82,7 @@ def pack(
     """
     writer = _Writer(file)
     writer.pickle(function, _function_failure(function))
-    writer.add(json.dumps(_variables(environment or {})).encode())
+    writer.add(stdlib.encode(_variables(environment or {})).encode())
     writer.add(b"")  # the sources are known last; see _Writer.finish
     count = 0
     for args, kwargs in items:
@@ -105,7 +105,7 @@ class _Writer:
 
     def add(self, data: bytes) -> None:
         self.file.write(data)
-        self._row(len(data), hashlib.sha256(data).digest())
+        self._row(len(data), Sha256(data).digest())
 
     def pickle(self, value: object, failure: _Failure) -> None:
         sink = Sink(self.file)
@@ -125,7 +125,7 @@ class _Writer:
         self.position += size
 
     def finish(self, items: int) -> Packed:
-        self.add(json.dumps(_sources(self.files)).encode())
+        self.add(stdlib.encode(_sources(self.files)).encode())
         self.rows[_SOURCES] = self.rows.pop()
         table = b"".join(self.rows)
         self.file.write(table)
@@ -159,29 +159,29 @@ class Payload:
 
     def function(self) -> Callable[..., object]:
         """Unpickle the function; importing its module may raise anything."""
-        function: Callable[..., object] = pickle.load(self._at(_FUNCTION))  # noqa: S301 - this user wrote it
+        function: Callable[..., object] = stdlib.load(self._at(_FUNCTION))
         return function
 
     def item(self, index: int) -> tuple[tuple[object, ...], dict[str, object]]:
         """Unpickle the arguments of one item."""
         if not 0 <= index < self.items:
             raise StoreError(f"the payload has {self.items} items and no item {index}")
-        arguments: tuple[tuple[object, ...], dict[str, object]] = pickle.load(self._at(_ITEMS + index))  # noqa: S301
+        arguments: tuple[tuple[object, ...], dict[str, object]] = stdlib.load(self._at(_ITEMS + index))
         return arguments
 
     def environment(self) -> dict[str, str]:
         """Read the environment variables."""
-        variables: dict[str, str] = json.loads(self._read(_VARIABLES))
+        variables: dict[str, str] = stdlib.decode(self._read(_VARIABLES))
         return variables
 
     def sources(self) -> dict[str, list[str]]:
         """Read the lines of each file whose code travels by value."""
-        lines: dict[str, list[str]] = json.loads(self._read(_SOURCES))
+        lines: dict[str, list[str]] = stdlib.decode(self._read(_SOURCES))
         return lines
 
     def _check(self, number: int) -> tuple[int, int]:
         """Give offset and size of a section, once its sha256 is the one of the table."""
-        digest = hashlib.sha256()
+        digest = Sha256()
         try:
             self._file.seek(self._table + number * _ROW.size)
             offset, size, expected = _ROW.unpack(self._file.read(_ROW.size))
@@ -215,7 +215,7 @@ def table_of(file: BinaryIO) -> tuple[int, str]:
     file.seek(-_TRAILER.size, 2)
     table, _, _ = _TRAILER.unpack(file.read(_TRAILER.size))
     file.seek(table)
-    return table, hashlib.sha256(file.read()).hexdigest()
+    return table, Sha256(file.read()).hexdigest()
 
 
 def extents(table: bytes, items: Iterable[int]) -> list[tuple[int, int]]:

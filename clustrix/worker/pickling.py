@@ -11,9 +11,10 @@ import importlib
 import importlib.util
 import pickle
 import sys
-from contextlib import suppress
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
+
+from clustrix.worker.rebuilding import fill_nested, make_nested, undecorated
 
 PRIVATE_NAME = "clustrix_cloudpickle"
 """What cloudpickle is called on both sides; the worker bundle holds it as a top-level module."""
@@ -130,22 +131,6 @@ def module_of(function: FunctionType) -> ModuleType | None:
     return module if vars(module) is function.__globals__ else None
 
 
-def undecorated(module: str, qualified_name: str, depth: int) -> object:
-    """Find a function below ``depth`` decorators."""
-    found: Any = importlib.import_module(module)
-    for name in qualified_name.split("."):
-        found = getattr(found, name)
-    for _ in range(depth):
-        found = found.__wrapped__
-    return found
-
-
-def make_nested(module: str, code: CodeType, cells: int | None) -> FunctionType:
-    """Make a function that was defined inside another; `fill_nested` completes it, for it may refer to itself."""
-    closure = None if cells is None else tuple(CellType() for _ in range(cells))
-    return FunctionType(code, vars(importlib.import_module(module)), closure=closure)
-
-
 _COPIED = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__")
 
 
@@ -156,17 +141,6 @@ def _nested_state(function: FunctionType) -> tuple[dict[str, Any], dict[str, Any
     except NameError:  # PEP 649: they are evaluated when asked for, and may name what does not exist yet
         attributes["__annotations__"] = {}
     return attributes, dict(function.__dict__), function.__closure__
-
-
-def fill_nested(function: FunctionType, state: tuple[dict[str, Any], dict[str, Any], Any]) -> None:
-    """Complete what `make_nested` began."""
-    attributes, dictionary, closure = state
-    for name, value in attributes.items():
-        setattr(function, name, value)
-    function.__dict__.update(dictionary)
-    for cell, source in zip(function.__closure__ or (), closure or (), strict=True):
-        with suppress(ValueError):  # an empty cell stays empty
-            cell.cell_contents = source.cell_contents
 
 
 def loads(data: bytes) -> object:

@@ -9,14 +9,13 @@ That is SIGTERM, from whoever ends the task: a time limit that is near, a schedu
 from __future__ import annotations
 
 import os
-import signal
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from clustrix.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from clustrix.model.paths import JobPaths
 
@@ -46,18 +45,22 @@ def on_preempt(hook: HookT) -> HookT:
     return hook
 
 
-@dataclass(slots=True)
 class _Stay:
     """Hold what is to be done for the item that runs; ``leave(hook, late)`` calls the hook and writes it down."""
 
-    paths: JobPaths
-    task: int
-    leave: Callable[[Hook, bool], None]
-    process: int
-    hook: Hook | None = None
-    before: Any = None
+    __slots__ = ("before", "hook", "leave", "paths", "process", "task")
+
+    def __init__(self, paths: JobPaths, task: int, leave: Callable[[Hook, bool], None]) -> None:
+        self.paths = paths
+        self.task = task
+        self.leave = leave
+        self.process = os.getpid()
+        self.hook: Hook | None = None
+        self.before: Any = None
 
     def keep(self, hook: Hook) -> None:
+        import signal
+
         if self.hook is None:
             self.before = signal.signal(signal.SIGTERM, _told)
             open(self.paths.hook(self.task), "w").close()  # now the wrapper tells us when the time is nearly over
@@ -70,7 +73,7 @@ _stay: _Stay | None = None
 def begin(paths: JobPaths, task: int, leave: Callable[[Hook, bool], None]) -> None:
     """Take hooks from now on: user code begins."""
     global _stay  # noqa: PLW0603 - signals belong to the process
-    _stay = _Stay(paths, task, leave, os.getpid())
+    _stay = _Stay(paths, task, leave)
 
 
 def end() -> None:
@@ -78,11 +81,15 @@ def end() -> None:
     global _stay
     stay, _stay = _stay, None
     if stay is not None and stay.hook is not None and stay.process == os.getpid():
+        import signal
+
         signal.signal(signal.SIGTERM, stay.before)
         os.unlink(stay.paths.hook(stay.task))
 
 
 def _told(number: int, _: object) -> None:
+    import signal
+
     stay = _stay
     if stay is None or stay.hook is None or stay.process != os.getpid():  # a process that user code forked
         signal.signal(number, signal.SIG_DFL)

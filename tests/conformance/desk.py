@@ -95,7 +95,9 @@ class Desk:
             requeue=fields["resources"].requeue,
             workdir=paths.work,
         )
-        argv = self.wrap((*self.interpreter, "-I", site.bundle(bundle.digest), paths.directory))
+        argv = self.wrap(
+            (*self.interpreter[:-1], *worker.argv(self.interpreter[-1], site.bundle(bundle.digest)), paths.directory)
+        )
         spec = JobSpec(id=job, name=name, items=len(items), slices=slices, workers=count, argv=tuple(argv), **fields)
         record = JobRecord(
             id=job,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,8 @@ def test_one_slice_each_means_its_own(tmp_path):
 
 @pytest.mark.parametrize(("workers", "number", "again"), [(2, 1, [1, 2, 3, 4, 5, 6]), (3, 2, [4, 5, 6])])
 def test_a_task_that_is_queued_again_begins_again_what_it_had_not_ended(tmp_path, workers, number, again):
-    asked = replace(task(workers), requeue=True)
+    asked = task(workers)
+    asked.requeue = True
     paths = JobPaths(str(tmp_path))
     Path(paths.outcomes).mkdir()
     ended, _ = take(claim(asked, paths, number), 2)

@@ -51,7 +51,7 @@ class Site:
         return paths
 
     def argv(self, paths, number=0, python=sys.executable):
-        return [python, "-I", str(self.worker), paths.directory, str(number)]
+        return [*worker.argv(python, str(self.worker)), paths.directory, str(number)]
 
     def run(self, paths, number=0, python=sys.executable, **options):
         """Run one task to its end."""
