@@ -10,19 +10,17 @@ https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md#guidelines-
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from clustrix.errors import RegistryError
-from clustrix.model.outcome import Failure, Outcome, OutcomeStatus
+from clustrix.model import stdlib
 from clustrix.worker import message as messages
 from clustrix.worker.message import Layer, Message, items_of, spans
-from clustrix.worker.outcome import seal
+from clustrix.worker.sealing import seal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, BinaryIO
@@ -59,7 +57,7 @@ def manifest(layers: Sequence[Layer]) -> bytes:
             "mediaType": _LAYER,
             "digest": layer.digest,
             "size": layer.size,
-            "annotations": {_ITEMS: json.dumps(spans(layer.items), separators=(",", ":"))},
+            "annotations": {_ITEMS: stdlib.encode(spans(layer.items))},
         }
         for layer in layers
     ]
@@ -70,15 +68,16 @@ def manifest(layers: Sequence[Layer]) -> bytes:
         "config": empty,
         "layers": rows,
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return stdlib.encode(document).encode()
 
 
 def layers_of(text: bytes) -> tuple[Layer, ...]:
     """Read what `manifest` wrote; ValueError, KeyError, TypeError or AttributeError for anything else."""
-    rows: list[dict[str, Any]] = json.loads(text)["layers"]
-    return tuple(
-        Layer(str(row["digest"]), int(row["size"]), items_of(json.loads(row["annotations"][_ITEMS]))) for row in rows
-    )
+    found = []
+    for row in stdlib.decode(text)["layers"]:
+        items = items_of(stdlib.decode(row["annotations"][_ITEMS].encode()))
+        found.append(Layer(str(row["digest"]), int(row["size"]), items))
+    return tuple(found)
 
 
 def archive(outcomes: Iterable[Written]) -> tuple[int, Callable[[], BinaryIO]]:
@@ -194,12 +193,14 @@ def written(paths: JobPaths, items: Iterable[int]) -> list[Written]:
         except FileNotFoundError:
             continue
         value = paths.value(index)
-        found.append((index, text, value if json.loads(text)["result"] is not None else None))
+        found.append((index, text, value if stdlib.decode(text)["result"] is not None else None))
     return found
 
 
 def failed(task: Task, number: int, index: int, error: ClustrixError, key: bytes, *, refused: bool = False) -> bytes:
     """Write the outcome of an item that its own process cannot write any more: ``error`` in its place."""
+    from clustrix.model.outcome import Failure
+
     failure = Failure(type=f"{type(error).__module__}.{type(error).__name__}", message=str(error), traceback="")
     metadata: dict[str, object] = {
         "hostname": os.uname().nodename,
@@ -209,14 +210,15 @@ def failed(task: Task, number: int, index: int, error: ClustrixError, key: bytes
         "lock_digest": task.lock_digest,
         "ended": time.time(),
     }
-    outcome = Outcome(
+    return seal(
         index=index,
         function_name=task.function_name,
-        status=OutcomeStatus.REFUSED if refused else OutcomeStatus.ERROR,
+        status="refused" if refused else "error",
+        value=None,
         failure=failure,
         metadata=metadata,
+        key=key,
     )
-    return seal(outcome, key)
 
 
 def short(
@@ -243,7 +245,7 @@ def pointing(outcomes: Sequence[Written], delivery: Delivery, *, memory: bool = 
     full = Message(
         statuses=statuses(outcomes), manifest=delivery.manifest, layers=tuple(delivery.layers), memory=memory
     )
-    for less in (full, replace(full, layers=()), replace(full, layers=(), statuses={})):
+    for less in (full, full.but(layers=()), full.but(layers=(), statuses={})):
         said = messages.encode(less)
         if len(said) <= messages.LIMIT:
             break
@@ -265,4 +267,4 @@ def excuse(
 
 def statuses(outcomes: Sequence[Written]) -> dict[int, str]:
     """Tell how items ended."""
-    return {index: json.loads(text)["status"] for index, text, _ in outcomes}
+    return {index: stdlib.decode(text)["status"] for index, text, _ in outcomes}

@@ -14,25 +14,29 @@ It ends with 0 when every item of the task has an outcome, with 143 when it was 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from clustrix.errors import ClustrixError, StoreError
-from clustrix.model.job import End, EndKind, JobId
 from clustrix.model.slices import items_of
 from clustrix.worker import delivery as deliveries
 from clustrix.worker import supplies
 from clustrix.worker import task as tasks
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Sequence
 
+    from clustrix.model.job import End
     from clustrix.worker.artifacts import Repository
     from clustrix.worker.delivery import Delivery, Written
+else:
+    try:
+        import _signal as signal  # without enumerations, which are slow to import
+    except ImportError:
+        import signal
 
 _GRACE = 30.0  # seconds that Kubernetes leaves a pod that is told to go
 _RESERVE = 10.0  # of these, for what had ended before
@@ -123,7 +127,7 @@ class _Pod:
             if left and not self._told:
                 end = self._end(status, kills)
                 self._fail(left[0], end)
-                if end.kind is EndKind.TIME_LIMIT:
+                if self._over or self._warned:
                     for index in left[1:]:
                         self._fail(index, end, begun=False)
                 left = self._left(left)
@@ -156,12 +160,10 @@ class _Pod:
 
     def _add_late(self, said: str) -> str:
         """Tell which outcomes may be there only because the pod was told to go."""
-        from dataclasses import replace
-
         from clustrix.worker import message
 
         late = set(self._late) - set(self._left(self._late))
-        return message.encode(replace(message.decode(said), told=tuple(sorted(late)))) if late else said
+        return message.encode(message.decode(said).but(told=tuple(sorted(late)))) if late else said
 
     # --- time and signals ---
 
@@ -264,6 +266,8 @@ class _Pod:
 
     def _end(self, status: int, kills: int) -> End:
         """Tell how the child ended, as the wrapper of other targets does."""
+        from clustrix.model.job import End, EndKind
+
         node = os.environ.get("CLUSTRIX_NODE_NAME") or None
         code = os.waitstatus_to_exitcode(status)
         if self._over or self._warned:
@@ -277,6 +281,7 @@ class _Pod:
 
     def _fail(self, index: int, end: End, *, begun: bool = True) -> None:
         from clustrix.model import verdict
+        from clustrix.model.job import JobId
 
         which = index if self._task.items > 1 else None
         error = verdict.error(end, JobId.parse(self._task.job_id), index=which, shared=not begun)
@@ -336,8 +341,6 @@ class _Pod:
 
     def _hand_over(self, *, memory: bool) -> str:
         """Let the courier send the outcomes, and say what it says."""
-        from dataclasses import replace
-
         from clustrix.worker import message
 
         _touch(self._paths.handover)
@@ -347,7 +350,7 @@ class _Pod:
                 raise StoreError("the courier did not answer", remedy="See its log: kubectl logs -c courier")
             time.sleep(0.01)
         with open(self._paths.receipt) as file:
-            return message.encode(replace(message.decode(file.read()), memory=memory))
+            return message.encode(message.decode(file.read()).but(memory=memory))
 
 
 def oom_kills() -> int:
@@ -357,14 +360,18 @@ def oom_kills() -> int:
     (v1) of the container's own cgroup, which is all that it sees mounted.
     """
     second, first = "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"
-    with contextlib.suppress(OSError), open(second if os.path.exists(second) else first) as file:
-        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
-    return 0
+    try:
+        with open(second if os.path.exists(second) else first) as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0
 
 
 def _kill_group(leader: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    try:  # noqa: SIM105 - contextlib is slow to import
         os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def _touch(path: str) -> None:

@@ -10,14 +10,13 @@ blobs of what is too large for it: ``payload`` with ``digest``, ``size``, ``tabl
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from typing import TYPE_CHECKING
 
 from clustrix.errors import StoreError
+from clustrix.model import stdlib
 from clustrix.model.paths import JobPaths, SitePaths
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
@@ -101,7 +100,7 @@ def _fetch_payload(blob: dict[str, Any], place: str, repository: Repository, ite
         repository.read(digest, table, size, file.write)
         rows = file.read(table, size)
         # The registry is not trusted; with the table every section is known by its sha256.
-        if hashlib.sha256(rows).hexdigest() != blob["table_sha256"]:
+        if stdlib.Sha256(rows).hexdigest() != blob["table_sha256"]:
             raise StoreError(
                 f"the payload in the registry is not the one that was put there: {digest}", remedy="Submit it again."
             )
@@ -137,7 +136,7 @@ class _Sparse:
 def _remote(root: str) -> dict[str, Any] | None:
     try:
         with open(secret(root, "remote.json"), "rb") as file:
-            remote: dict[str, Any] = json.loads(file.read())
+            remote: dict[str, Any] = stdlib.decode(file.read())
     except FileNotFoundError:
         return None
     return {"bundles": {}, **remote}
