@@ -166,8 +166,8 @@ class ClusterConfig:
     target: str | None = _setting("text", "The target that calls go to when they do not name one.", scope="client")
     backend: str = _setting(
         "text",
-        "What runs jobs: `local` (this machine), `ssh` (processes of another machine), or a scheduler or cluster by its "
-        "name, `slurm` for one. A name that does not exist is answered with those that do.",
+        "What runs jobs: `local` (this machine), `ssh` (processes of another machine), or a scheduler or cluster by "
+        "its name, `slurm` for one. A name that does not exist is answered with those that do.",
         "local",
         scope="host",
         aliases=("cluster_type",),
