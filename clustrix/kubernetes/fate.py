@@ -63,11 +63,11 @@ def tasks(workers: int, job: Document, there: Sequence[Document]) -> dict[int, T
 def _rest(job: Document) -> TaskStatus:
     """Say where tasks without a pod stand."""
     notes, failed, given_up = _notes(job), _condition(job, "Failed"), _notes(job).get(names.GIVEN_UP)
-    if names.CANCELLED in notes:
-        return TaskStatus(state=State.CANCELLED, end=End(kind=EndKind.CANCELLED))
     if given_up:
         document = json.loads(given_up)
         return _failed(End(kind=EndKind(document["kind"]), message=document["message"]))
+    if names.CANCELLED in notes:
+        return TaskStatus(state=State.CANCELLED, end=End(kind=EndKind.CANCELLED))
     if failed:
         kind = EndKind.TIME_LIMIT if failed.get("reason") == "DeadlineExceeded" else EndKind.EXITED
         return _failed(End(kind=kind, message=str(failed.get("message") or failed.get("reason"))))

@@ -64,7 +64,13 @@ def test_the_last_pod_of_a_task_counts():
     [
         (job(annotations={names.CANCELLED: "true"}), State.CANCELLED, EndKind.CANCELLED),
         (
-            job(annotations={names.GIVEN_UP: json.dumps({"kind": "image-unavailable", "message": "no"})}),
+            # Whoever waited for it has cancelled it since.
+            job(
+                annotations={
+                    names.GIVEN_UP: json.dumps({"kind": "image-unavailable", "message": "no"}),
+                    names.CANCELLED: "true",
+                }
+            ),
             State.FAILED,
             EndKind.IMAGE_UNAVAILABLE,
         ),
