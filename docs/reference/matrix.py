@@ -23,7 +23,7 @@ from clustrix import registry
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/live", "tests/conformance", "tests/unit/schedulers", "tests/unit/runtimes")
 SCHEDULERS = sorted(set(registry.PLUG_INS["schedulers"]) - {"process"})
-COLUMNS = ("local venv", "docker", "podman", "ssh host", *SCHEDULERS, "kubernetes")
+COLUMNS = ("local venv", "docker", "podman", "ssh host", "docker over ssh", *SCHEDULERS, "kubernetes")
 ROWS = {
     "Ends": (
         "success",
@@ -199,5 +199,5 @@ collects, and a test compares the two. In a cell:
 - nothing: no test shows it. Do not rely on it.
 
 The columns are backends and what they run jobs in: virtual environments, Docker and Podman on this machine; Apptainer
-on a host over SSH and under each scheduler. In CI (`bash .ci/run`) a live test whose server cannot start fails, so
-a green run means that every cell was green. There is no Kubernetes backend."""
+and Docker on a host over SSH; Apptainer under each scheduler; pods of Kubernetes. In CI (`bash .ci/run`) a live test
+whose server cannot start fails, so a green run means that every cell was green."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .servers import IMAGES, docker_client, need, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import docker
 
@@ -77,8 +77,11 @@ def _sweep(client: docker.DockerClient) -> None:
 
 
 @contextlib.contextmanager
-def bed(role: str, directory: Path) -> Iterator[Bed]:
-    """Start the HPC test bed as a scheduler or as ``login``; ready when jobs can be submitted."""
+def bed(role: str, directory: Path, *, shared: Sequence[Path] = ()) -> Iterator[Bed]:
+    """Start the HPC test bed as a scheduler or as ``login``; ready when jobs can be submitted.
+
+    ``shared`` are files and directories of this machine that the bed has at the same place.
+    """
     need("testbed")
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
@@ -94,6 +97,8 @@ def bed(role: str, directory: Path) -> Iterator[Bed]:
     container = DockerContainer(image, hostname=name, labels=owner, **BED_OPTIONS)
     container.with_command(role).with_env("BED_PASSWORD", password)
     container.with_env("BED_AUTHORIZED_KEY", key.with_suffix(".pub").read_text().strip())
+    for place in shared:
+        container.with_volume_mapping(place, str(place), "rw")
     container.ports["22/tcp"] = ("127.0.0.1", None)
     container.waiting_for(LogMessageWaitStrategy("bed ready").with_startup_timeout(120).with_poll_interval(0.1))
     with container:

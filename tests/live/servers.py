@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 IMAGES: Final = Path(__file__).parents[2] / "images"
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clustrix-ci"
+SOCKET: Final = Path("/var/run/docker.sock")
 BASE_PYTHON: Final = "3.11"
 REMEDY: Final = "on Debian, `bash .ci/run packages engine images` as root installs and starts it"
 
@@ -44,6 +45,11 @@ def _engine() -> str | None:
     return None
 
 
+def _docker_command() -> str | None:
+    here = None if SOCKET.is_socket() else f"its engine is not at {SOCKET}"
+    return _engine() or _program("docker") or here
+
+
 def _image_builder() -> str | None:
     return _engine() or _program("mmdebstrap") or (None if os.geteuid() == 0 else "mmdebstrap needs root")
 
@@ -63,6 +69,7 @@ def _kubernetes() -> str | None:
 
 NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "engine": _engine,
+    "docker command": _docker_command,
     "registry": lambda: _program("docker-registry"),
     "skopeo": lambda: _program("skopeo"),
     "podman": lambda: _program("podman"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clustrix import errors, handle
-from clustrix.model.job import EndKind, JobId, State, new_ulid
+from clustrix.model.job import EndKind, State, new_ulid
 from clustrix.model.paths import SitePaths
 from clustrix.model.resources import Resources
 from clustrix.schedulers.htcondor import Htcondor
@@ -125,13 +125,15 @@ def test_a_job_that_can_never_run_says_why(desk: Desk) -> None:
     filling = desk.call(REST, resources=Resources(cores=4))
     assert next(filling.logs(follow=True))
     waiting = desk.call(ONE, resources=Resources(cores=3))
-    for asked, words in (
-        (Resources(backend_options={"requirements": 'Arch == "foo"'}), 'Arch == "foo"'),
-        (Resources(memory_bytes=2**40), "RequestMemory = 1048576"),
-        (Resources(gpus=1), "GPU"),
-    ):
+    impossible = {
+        'Arch == "foo"': Resources(backend_options={"requirements": 'Arch == "foo"'}),
+        "RequestMemory = 1048576": Resources(memory_bytes=2**40),
+        "RequestGPUs = 1": Resources(gpus=1),
+    }
+    jobs = {words: desk.call(ONE, resources=asked) for words, asked in impossible.items()}
+    for words, job in jobs.items():
         with pytest.raises(errors.Unschedulable, match=words):
-            desk.call(ONE, resources=asked).result(LONG)
+            job.result(LONG)
     # It fits, only not now.
     status = desk.site.backend.status([waiting.record])[waiting.id][0]
     assert (status.state, status.reason) == (State.WAITING, "no match found")
@@ -220,7 +222,7 @@ def test_more_tasks_than_a_submission_may_have(desk: Desk, pool: Bed) -> None:
 
 @pytest.mark.proves("connection cut after acceptance", "htcondor")
 def test_a_submission_happens_once(desk: Desk, line: SSH) -> None:
-    desk.call(ONE).result(LONG)
+    desk.call(ONE).result(LONG)  # what is asked once has been asked
     note = "def note(path): open(path, 'a').write('x')"
     trace = f"{ROOT}/trace-{new_ulid()}"
     for how in ("before", "after"):
@@ -228,7 +230,7 @@ def test_a_submission_happens_once(desk: Desk, line: SSH) -> None:
         desk.call(note, trace).result(LONG)
     assert line.run(f"cat '{trace}'").stdout == b"xx"
     # Accepted, and the connection cut before the id was written down: waiting, or ended, it is found by its name.
-    for source, items in ((REST, [()] * 2), ("def two(x): return x", [(1,), (2,)]), (ONE, [()])):
+    for source, items in ((REST, [()] * 2), ("def two(x): return x", [(1,), (2,)])):
         spec, record, files = desk.prepare(source, items)
         native_id = desk.site.backend.submit(spec, record, files)
         if source is not REST:
@@ -260,17 +262,6 @@ def test_the_queue_is_away_for_a_while(desk: Desk, pool: Bed) -> None:
     assert desk.call(ONE).result(LONG) == 1
     desk.transport.run(f"touch '{later}'")
     assert other.result(LONG) == 5
-
-
-def test_jobs_that_nobody_knows_are_left_out(desk: Desk) -> None:
-    known = desk.call(ONE)
-    assert known.result(LONG) == 1
-    stranger = replace(known.record, id=JobId("test", new_ulid()), native_id="999999.0-0")
-    until(lambda: known.id in (said := desk.site.backend.status([known.record])) and said[known.id][0].state.ended)
-    status = desk.site.backend.status([stranger, known.record])
-    assert list(status) == [known.id]
-    assert status[known.id][0].state is State.SUCCEEDED
-    assert status[known.id][0].end.kind is EndKind.EXITED
 
 
 def until(there: Callable[[], bool]) -> None:
