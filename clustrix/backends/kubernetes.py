@@ -132,7 +132,7 @@ class Kubernetes:
         options.refuse(spec.resources, spec.mounts)
         asked = spec.resources.backend_options
         own = options.read({**self._place.defaults.backend_options, **asked})
-        image = self._place.seen_by_nodes(spec.image.reference or "") if spec.image else "image-of-the-call"
+        image = self._place.seen_by_nodes(spec.image.reference or "") if spec.image else defaults.UNKNOWN_IMAGE
         if self._place.sink == "registry":
             _ = self._place.repository  # where outcomes go
         order = manifest.Order(
@@ -148,14 +148,9 @@ class Kubernetes:
         )
         if load:
             order = replace(order, files=tuple(name for name in load.secret if name != "key"))
+        pod = manifest.job(order)["spec"]["template"]["spec"]
         defaults.check(
-            self._place.defaults,
-            spec.resources,
-            asked,
-            image=image if spec.image else None,
-            mounts=spec.mounts,
-            parallelism=order.parallelism,
-            service_account=own.service_account,
+            self._place.defaults, spec.resources, asked, pod, mounts=spec.mounts, parallelism=order.parallelism
         )
         return order
 

@@ -263,23 +263,24 @@ class Cluster:
         """Turn an answer into the error of it, in the server's own words."""
         code, data = answer.status, answer.data
         text = _message(data) or f"{method} {path}: {code}"
+        server = self.server
+        if code == _UNAUTHORIZED:
+            self.__dict__.pop("_client", None)  # whoever logs in again is known from the next request on
         if code == _UNAUTHORIZED or (code == _FORBIDDEN and '"system:anonymous"' in text):
             return AuthenticationFailed(
-                f"{self.server} does not know who you are: {text}", remedy="Log in again, or get a new kubeconfig."
+                f"{server} does not know who you are: {text}", remedy="Log in again, or get a new kubeconfig."
             )
         if code == _FORBIDDEN and " cannot " in text and " resource " in text:
             return AccessDenied(
                 text, remedy="Ask whoever runs the namespace for the rights that `clustrix doctor` lists."
             )
         if code == _NOT_FOUND and method == "POST":
-            return ConfigError(
-                f"{self.server}: {text}", remedy="Set `namespace` to one that exists and that you may use."
-            )
+            return ConfigError(f"{server}: {text}", remedy="Set `namespace` to one that exists and that you may use.")
         if code in {_BAD, _FORBIDDEN, _INVALID} and method in {"POST", "PATCH"}:
             return SubmitRejected(text)
         if code == _GONE:
             return Expired(text)
-        return BackendError(f"{self.server}: {text}")
+        return BackendError(f"{server}: {text}")
 
 
 def _load(settings: Any, kubeconfig: str | None, context: str | None) -> str | None:  # noqa: ANN401 - Configuration

@@ -6,6 +6,7 @@ Weakest first: the chart's defaults, the target's settings, the call's; policy r
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import ConfigError, UnsupportedResource
@@ -14,11 +15,12 @@ from clustrix.model.resources import parse_memory, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import timedelta
 
     from clustrix.model.resources import Mount, Resources
 
 KEY = "defaults.yaml"
+UNKNOWN_IMAGE = "image-of-the-call"
+"""What a manifest shows as long as nobody knows the image."""
 _VERSION = 1
 
 
@@ -87,54 +89,64 @@ def read(config_map: Mapping[str, Any] | None, namespace: str) -> Defaults:
 
 
 _POLICIES = frozenset(row.name for row in fields(Policy))
+_FIELDS = {
+    "node_selector": "nodeSelector",
+    "tolerations": "tolerations",
+    "affinity": "affinity",
+    "service_account": "serviceAccountName",
+    "automount_token": "automountServiceAccountToken",
+    "priority_class": "priorityClassName",
+    "image_pull_secrets": "imagePullSecrets",
+    "runtime_class": "runtimeClassName",
+}
+"""The options that a template can say in the words of the API."""
 
 
 def check(
     defaults: Defaults,
     resources: Resources,
-    asked: Mapping[str, object],
+    asked: Mapping[str, Any],
+    pod: Mapping[str, Any],
     *,
-    image: str | None,
     mounts: tuple[Mount, ...],
     parallelism: int,
-    service_account: str | None,
 ) -> None:
-    """Refuse what the policy of the namespace forbids, by name.
+    """Refuse what the policy of the namespace forbids, by name, whether an option or a template asks for it.
 
-    ``asked`` are the names and values of the user's own ``backend_options``; ``image`` is as pods pull it, None as long
-    as nobody knows.
+    ``asked`` are the names and values of the user's own ``backend_options``; ``pod`` is the spec of the pods.
 
     Raises:
         UnsupportedResource: names the option, what was asked, and what is allowed.
 
     """
-    policy = defaults.policy
+    policy, most = defaults.policy, defaults.policy.max
     whose = f"policy of namespace {defaults.namespace} (ConfigMap {names.DEFAULTS})"
 
     def refuse(name: str, value: object, allowed: str) -> None:
         raise UnsupportedResource(f"{name}={value}: {allowed}, by the {whose}", remedy="Ask for what it allows.")
 
-    used = {**asked, **({"mounts": [mount.source for mount in mounts]} if mounts else {})}
+    own = (asked.get("pod_template") or {}).get("spec") or {}
+    used = {**asked, **{name: own[field] for name, field in _FIELDS.items() if field in own}}
+    if mounts:
+        used["mounts"] = [mount.source for mount in mounts]
     for name in policy.forbidden_options:
         if name in used:
             refuse(name, used[name], "not allowed")
-    most = policy.max
-    for name, value, limit in (
+    amounts: tuple[tuple[str, Any, Any], ...] = (
         ("cores", resources.cores, most.get("cores")),
         ("gpus", resources.gpus, most.get("gpus")),
+        ("memory", resources.memory_bytes or 0, most.get("memory") and parse_memory(most["memory"])),
+        ("time", resources.time or timedelta(0), defaults.time),
         ("max_parallel", parallelism, most.get("max_parallel")),
-    ):
+    )
+    for name, value, limit in amounts:
         if limit is not None and value > limit:
-            refuse(name, value, f"at most {limit}")
-    if (
-        "memory" in most
-        and resources.memory_bytes is not None
-        and resources.memory_bytes > parse_memory(most["memory"])
-    ):
-        refuse("memory", f"{resources.memory_bytes} bytes", f"at most {most['memory']}")
-    if defaults.time is not None and resources.time is not None and resources.time > defaults.time:
-        refuse("time", resources.time, f"at most {most['time']}")
-    if policy.service_accounts and (service_account or "default") not in policy.service_accounts:
-        refuse("service_account", service_account or "default", f"only {', '.join(policy.service_accounts)}")
-    if policy.images and image is not None and not image.startswith(policy.images):
-        refuse("image", image, f"only {', '.join(policy.images)}")
+            refuse(name, value, f"at most {most[name]}")
+    account = pod.get("serviceAccountName", "default")
+    if policy.service_accounts and account not in policy.service_accounts:
+        refuse("service_account", account, f"only {', '.join(policy.service_accounts)}")
+    theirs = {row["name"] for row in (defaults.pod_template.get("spec") or {}).get("containers") or ()} - {names.MAIN}
+    for container in (*pod["containers"], *pod.get("initContainers", ())):
+        image = container["image"]
+        if policy.images and container["name"] not in theirs and not image.startswith((*policy.images, UNKNOWN_IMAGE)):
+            refuse("image", image, f"only {', '.join(policy.images)}")

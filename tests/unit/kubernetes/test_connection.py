@@ -147,6 +147,17 @@ def test_refusals_are_typed_and_in_the_server_s_words(cluster, server, answer, k
     assert words in caught.value.message
 
 
+def test_who_logs_in_again_is_known_at_once(cluster, server, tmp_path):
+    server.answers = [status(401, "Unauthorized", "Unauthorized"), (200, {"a": 1})]
+    with pytest.raises(AuthenticationFailed):
+        cluster.job("j")
+    place = tmp_path / "config"
+    place.write_text(place.read_text().replace("t0ken", "another"))
+    assert cluster.job("j") == {"a": 1}
+    headers = {name.lower(): value for name, value in server.asked[-1][3].items()}
+    assert headers["authorization"] == "Bearer another"
+
+
 def test_a_server_that_is_busy_or_goes_away_is_asked_again(cluster, server):
     server.answers = [status(429, "TooManyRequests", "later"), (None, None), (201, {"kind": "Job"})]
     assert cluster.create(cluster.path("jobs"), {}) == {"kind": "Job"}

@@ -27,16 +27,11 @@ def read(text):
 
 
 def check(found, *, resources=None, asked=None, image="registry.example.org/team@sha256:1", mounts=(), parallelism=1):
-    account = (asked or {}).get("service_account", "runner")
-    defaults.check(
-        found,
-        resources or Resources(),
-        asked or {},
-        image=image,
-        mounts=mounts,
-        parallelism=parallelism,
-        service_account=account,
-    )
+    spec = (asked or {}).get("pod_template", {}).get("spec", {})
+    account = (asked or {}).get("service_account", spec.get("serviceAccountName", "runner"))
+    containers = [{"name": "main", "image": image}, *spec.get("containers", ())]
+    pod = {"serviceAccountName": account, "containers": containers}
+    defaults.check(found, resources or Resources(), asked or {}, pod, mounts=mounts, parallelism=parallelism)
 
 
 def test_a_namespace_without_a_chart():
@@ -57,13 +52,19 @@ def test_what_the_chart_says():
     [
         ("cores=5", {"resources": Resources(cores=5)}),
         ("gpus=2", {"resources": Resources(gpus=2)}),
-        ("memory=9663676416 bytes", {"resources": Resources(memory_bytes=9 << 30)}),
+        ("memory=9663676416", {"resources": Resources(memory_bytes=9 << 30)}),
         ("time=2:00:00", {"resources": Resources(time=timedelta(hours=2))}),
         ("max_parallel=11", {"parallelism": 11}),
         ("service_account=admin", {"asked": {"service_account": "admin"}}),
         ("image=docker.io/x", {"image": "docker.io/x"}),
         ("tolerations=", {"asked": {"tolerations": []}}),
         ("mounts=", {"mounts": (Mount("data", "/data"),)}),
+        ("tolerations=", {"asked": {"pod_template": {"spec": {"tolerations": []}}}}),
+        ("service_account=admin", {"asked": {"pod_template": {"spec": {"serviceAccountName": "admin"}}}}),
+        (
+            "image=docker.io/y",
+            {"asked": {"pod_template": {"spec": {"containers": [{"name": "y", "image": "docker.io/y"}]}}}},
+        ),
     ],
 )
 def test_policy_refuses_by_name(named, asked):
