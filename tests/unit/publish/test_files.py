@@ -94,7 +94,9 @@ def test_a_missing_blob_and_a_full_disk_leave_the_old_image(layout, build, tmp_p
             raise OSError(errno.ENOSPC, "full")
 
     opened = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, mode: Full(self, mode) if mode == "xb" else opened(self, mode))
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode, *more, **options: Full(self, mode) if mode == "xb" else opened(self, mode)
+    )
     with pytest.raises(DiskFull, match=str(target)):
         destination(f"{scheme}:{target}").publish(new, layout)
     assert {path: path.read_bytes() for path in tmp_path.rglob("out*") if path.is_file()} == before
