@@ -67,8 +67,9 @@ class Order:
 
     @property
     def parallelism(self) -> int:
-        """Say how many pods run at a time."""
-        return min(self.spec.workers, self.spec.max_parallel or PARALLELISM)
+        """Say how many pods run at a time: as asked, else as many as usual and allowed."""
+        usual = min(PARALLELISM, self.defaults.policy.max.get("max_parallel", PARALLELISM))
+        return min(self.spec.workers, self.spec.max_parallel or usual)
 
 
 def job(order: Order) -> Document:

@@ -10,7 +10,7 @@ import yaml
 
 from clustrix.errors import ConfigError
 from clustrix.kubernetes import manifest, names, options
-from clustrix.kubernetes.defaults import Defaults
+from clustrix.kubernetes.defaults import Defaults, Policy
 from clustrix.model.resources import Mount, Resources
 from clustrix.oci.auth import Credentials
 from tests.golden.kubernetes import job as golden
@@ -146,6 +146,13 @@ def test_a_call_fails_as_a_whole_and_a_map_by_item():
     assert one["podFailurePolicy"]["rules"][0]["action"] == "Ignore"
     assert one["completionMode"] == many["completionMode"] == "Indexed"
     assert many["parallelism"] == 8
+
+
+def test_who_does_not_say_how_many_gets_what_is_allowed():
+    asked = replace(order().spec, max_parallel=None)
+    few = Defaults(policy=Policy(max={"max_parallel": 5}))
+    assert replace(order(), spec=asked).parallelism == 32
+    assert replace(order(defaults=few), spec=asked).parallelism == 5
 
 
 def test_time_is_the_worker_s_and_the_pod_has_some_more():
