@@ -23,7 +23,7 @@ from clustrix.model.progress import SILENT
 from clustrix.model.resources import Resources
 from clustrix.publish import registry_of
 from clustrix.runtimes.base import Artifact, Need
-from clustrix.worker import installed
+from clustrix.worker import installed, podlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,6 +67,9 @@ def _weigh(target: Target, settings: ClusterConfig) -> None:
             f"mounts: {claim} is no directory, and target {target.name} knows no PersistentVolumeClaims",
             remedy='Write an absolute path: mounts=["/data"].',
         )
+    if target.on_cluster and target.place.sink == "podlog":
+        most = f"at most {podlog.LIMIT >> 20} MiB of text for each pod"
+        say(f"results of target {target.name} come back through the logs of pods, {most}")
     if not target.plain:
         return
     if settings.cores > target.cores:

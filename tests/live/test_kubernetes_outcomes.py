@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from clustrix import config, errors
+from clustrix import config, errors, placement
 from clustrix.kubernetes import names
 from clustrix.oci.client import Client
 from clustrix.oci.reference import Reference
@@ -233,9 +233,11 @@ def test_user_code_beside_a_courier_finds_no_secret(k8s: Place) -> None:
     assert len(large) == 3 << 20
 
 
-def test_a_log_brings_back_what_fits(k8s: Place) -> None:
+def test_a_log_brings_back_what_fits(k8s: Place, capsys: pytest.CaptureFixture[str]) -> None:
     k8s.configure(store="podlog")
+    placement._said.clear()
     make = k8s.far("import os\ndef make(size):\n    return os.urandom(size)")
     assert len(make(3 << 20)) == 3 << 20
     with pytest.raises(errors.ResultTooLarge, match="6 MiB"):
         make(8 << 20)
+    assert capsys.readouterr().err.count("at most 6 MiB of text for each pod") == 1  # and that is said before
