@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clustrix.model.paths import JobPaths
@@ -30,12 +29,15 @@ if TYPE_CHECKING:
 _OTHERS = 30.0  # seconds that the rank which has failed first may take to write it down
 
 
-@dataclass(frozen=True, slots=True)
 class RankPaths(JobPaths):
     """Place what one rank leaves, as long as it is not known that all have ended well."""
 
-    number: int
-    rank: int
+    __slots__ = ("number", "rank")
+
+    def __init__(self, directory: str, number: int, rank: int) -> None:
+        super().__init__(directory)
+        self.number = number
+        self.rank = rank
 
     @property
     def outcomes(self) -> str:
@@ -44,7 +46,7 @@ class RankPaths(JobPaths):
 
     def hook(self, task: int | str) -> str:
         """Mark the hook of rank 0 where the wrapper looks for it, those of others where nobody does."""
-        return JobPaths.hook(self, task) if self.rank == 0 else f"{self.of_ranks(task)}/{self.rank}.hook"
+        return super().hook(task) if self.rank == 0 else f"{self.of_ranks(task)}/{self.rank}.hook"
 
 
 class Rank(Runner):
