@@ -61,6 +61,20 @@ def _bases() -> str | None:
     return other or _image_builder() or _program("skopeo")
 
 
+def mounting() -> list[str]:
+    """Begin a command that may mount file systems which nobody else sees."""
+    return ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+
+
+def _mount() -> str | None:
+    if (missing := _program("unshare")) is not None:
+        return missing
+    done = subprocess.run(
+        [*mounting(), "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, text=True, check=False
+    )
+    return f"no file system can be mounted here: {done.stderr.strip()}" if done.returncode else None
+
+
 def _kubernetes() -> str | None:
     from . import cluster
 
@@ -75,6 +89,7 @@ NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "podman": lambda: _program("podman"),
     "bases": _bases,
     "testbed": _image_builder,
+    "mount": _mount,
     "kubernetes": _kubernetes,
 }
 

@@ -103,6 +103,8 @@ def test_a_build_prints_the_digests_twice_the_same(stranger: Stranger, index: In
     assert [first[name] for name in identity] == [elsewhere[name] for name in identity]
     index_json = json.loads((stranger.project / "out" / "index.json").read_bytes())
     assert [entry["digest"] for entry in index_json["manifests"]] == [first["manifest_digest"]]
+    smaller = built(stranger, base_layout, "oci:smaller", "--compression", "zstd")
+    assert [smaller[name] == first[name] for name in identity] == [True, False, True, True]
 
 
 def test_an_image_runs_from_a_registry_and_others_accept_it(
