@@ -377,7 +377,7 @@ def _status(job: Mapping[str, Any], never: Mapping[int, str], *, queued: bool) -
     cancelled = end.kind is EndKind.CANCELLED
     return TaskStatus(
         state=State.SUCCEEDED if succeeded else State.CANCELLED if cancelled else State.FAILED,
-        reason=end.message,
+        reason=end.message if end.kind is EndKind.UNSCHEDULABLE else "",
         node=node or None,
         end=End(kind=end.kind, exit_code=end.exit_code, signal=end.signal, message=end.message, node=node or None),
     )

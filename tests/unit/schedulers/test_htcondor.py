@@ -83,10 +83,11 @@ def test_what_the_pool_did_to_jobs() -> None:
     assert brief(greedy[0]) == (State.FAILED, EndKind.OUT_OF_MEMORY)
     assert brief(deleted[0]) == (State.CANCELLED, EndKind.CANCELLED)
     assert brief(vacated[0]) == (State.FAILED, EndKind.PREEMPTED)
-    assert "(code 46): The job exceeded allowed job duration of 00:02" in late[0].reason
-    assert "over cgroup memory limit" in greedy[0].reason
-    assert deleted[0].reason.endswith("via condor_rm (by user alice)")
-    assert vacated[0].reason.endswith("User requested the job to vacate")
+    said = [tasks[0].end.message for tasks in (late, greedy, deleted, vacated) if tasks[0].end]
+    assert "(code 46): The job exceeded allowed job duration of 00:02" in said[0]
+    assert "over cgroup memory limit" in said[1]
+    assert said[2].endswith("via condor_rm (by user alice)")
+    assert said[3].endswith("User requested the job to vacate")
     # Before they are taken out of the queue.
     assert briefly("held at a limit") == [
         {0: (State.FAILED, EndKind.OUT_OF_MEMORY)},
