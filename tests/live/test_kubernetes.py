@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import subprocess
 import sys
 import time
@@ -194,6 +195,20 @@ def test_an_image_that_nodes_cannot_pull(k8s: Place) -> None:
     assert time.monotonic() - began < 60
     until(lambda: not [pod for pod in k8s.get("pods") if names.ulid_of(pod) == job.id.ulid])
     assert job.status().state.value == "failed"
+
+
+def test_a_registry_that_wants_a_login(k8s: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes pull with our login, and pods read payloads and leave results with it."""
+    if k8s.cluster.node is None:
+        pytest.skip("a cluster of somebody else has no such registry; without CLUSTRIX_KUBECONFIG ours has")
+    (tmp_path / "config.json").write_text(k8s.cluster.node.docker_config())
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    registry = k8s.cluster.node.auth_registry
+    image = k8s.settings["image"].rpartition("/")[2]
+    large = secrets.token_bytes(2 << 20)
+    for courier in (False, True):
+        k8s.configure(registry=f"{registry}/jobs", image=f"{registry}/{image}", courier=courier)
+        assert k8s.far("def echo(x): return x")(large) == large
 
 
 def test_an_image_that_does_not_exist_costs_no_job(k8s: Place) -> None:
