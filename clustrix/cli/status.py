@@ -19,12 +19,14 @@ def command(job_id: str, *, as_json: bool) -> None:
       clustrix status 01J9ZK2M --json
     """
     from clustrix import catalogue
+    from clustrix import target as targets
 
     record = catalogue.find(job_id)
     found = catalogue.statuses([record])[record.id]
     if isinstance(found, Exception):
         raise found
     start = found.expected_start
+    in_pods = targets.of_record(record).on_cluster  # each with a directory that goes with it
     data = {
         "id": str(record.id),
         "function": record.function,
@@ -36,7 +38,7 @@ def command(job_id: str, *, as_json: bool) -> None:
         "failed": found.failed,
         "nodes": list(found.nodes),
         "native_id": record.native_id,
-        "directory": f"{record.root}/jobs/{record.id.ulid}",
+        "directory": None if in_pods else f"{record.root}/jobs/{record.id.ulid}",
         "image": record.image,
         "lock": record.lock_digest,
         "fingerprint": record.fingerprint,

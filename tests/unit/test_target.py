@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from clustrix import config, target
-from clustrix.errors import ConfigError, TransportError
+from clustrix import config, registry, target
+from clustrix.errors import ConfigError, MissingExtra, TransportError
 from clustrix.model.job import JobId, JobRecord
 from clustrix.model.settings import ClusterConfig
 from clustrix.target import Target
@@ -83,6 +83,16 @@ def test_a_cluster_has_no_transport() -> None:
     ):
         with pytest.raises(ConfigError, match="is no host"):
             use(found.transport)
+
+
+def test_a_cluster_needs_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    registry.load.cache_clear()
+    found = made(backend="kubernetes")
+    for use in (lambda: found.runtime, lambda: found.backend, lambda: found.namespace):
+        with pytest.raises(MissingExtra, match="'kubernetes'") as caught:
+            use()
+        assert "pip install 'clustrix[kubernetes]'" in str(caught.value)
 
 
 class Host:
