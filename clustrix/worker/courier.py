@@ -90,7 +90,7 @@ class _Courier:
 
     def _send(self) -> str:
         """Send all that is there, and give the message that tells where it is."""
-        outcomes = self._signed()
+        outcomes = self._signed(self._items)
         try:
             if self._log:
                 return self._print(outcomes)
@@ -107,7 +107,7 @@ class _Courier:
         try:
             delivery = self._to_registry()
             delivery.repository.patience, delivery.repository.timeout = 0, _HURRY
-            delivery.push_new(self._signed())
+            delivery.push_new(self._signed(delivery.unsent(self._items)))
         except (ClustrixError, OSError) as error:
             self._pace.complain(error)
 
@@ -136,9 +136,9 @@ class _Courier:
         )
         return deliveries.failed(self._task, self._number, index, error, self._key, refused=True)
 
-    def _signed(self) -> list[Written]:
+    def _signed(self, items: Sequence[int]) -> list[Written]:
         """Read the outcomes that are there, each signed with the key of the job once its own signature is checked."""
-        return [self._sign(*row) for row in deliveries.written(self._paths, self._items)]
+        return [self._sign(*row) for row in deliveries.written(self._paths, items)]
 
     def _sign(self, index: int, text: bytes, value: str | None) -> Written:
         try:

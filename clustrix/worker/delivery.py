@@ -144,12 +144,16 @@ class Delivery:
         self.layers: list[Layer] = []
         self.manifest: str | None = None
 
+    def unsent(self, items: Iterable[int]) -> list[int]:
+        """List those of the items that are not there yet."""
+        had = {index for layer in self.layers for index in layer.items}
+        return [index for index in items if index not in had]
+
     def push_new(self, outcomes: Sequence[Written]) -> None:
         """Add what is not there yet; RegistryError."""
-        had = {index for layer in self.layers for index in layer.items}
-        new = [row for row in outcomes if row[0] not in had]
-        if new:
-            self.push(new)
+        wanted = set(self.unsent(index for index, _, _ in outcomes))
+        if wanted:
+            self.push([row for row in outcomes if row[0] in wanted])
 
     def push(self, outcomes: Sequence[Written]) -> None:
         """Add a batch; RegistryError."""

@@ -313,8 +313,11 @@ class _Pod:
     def _repository(self) -> Repository:
         from clustrix.worker.artifacts import Login, Repository
 
-        with open(supplies.secret(self._root, "registry.json"), "rb") as file:
-            return Repository(Login.read(file.read()), patience=self._patience)
+        try:
+            with open(supplies.secret(self._root, "registry.json"), "rb") as file:
+                return Repository(Login.read(file.read()), patience=self._patience)
+        except OSError as error:
+            raise StoreError(f"nothing says where the registry is: {error}") from error
 
     def _to_registry(self) -> Delivery:
         if self._delivery is None:
@@ -329,7 +332,7 @@ class _Pod:
         try:
             delivery = self._to_registry()
             delivery.repository.patience, delivery.repository.timeout = 0, _HURRY
-            delivery.push_new(deliveries.written(self._paths, self._items))
+            delivery.push_new(deliveries.written(self._paths, delivery.unsent(self._items)))
         except (ClustrixError, OSError) as error:
             self._pace.complain(error)
 
