@@ -103,7 +103,11 @@ class Kubernetes:
             if marked and names.QUEUE in marked["metadata"]["labels"]:
                 self._cluster.delete(place, _BACKGROUND)  # Kueue would start it again
                 self._removed.add(job.id)
-        pods, selector = self._cluster.path("pods"), names.selector([job.id.ulid for job in jobs])
+        for start in range(0, len(jobs), names.SELECTED):
+            self._end_pods(names.selector([job.id.ulid for job in jobs[start : start + names.SELECTED]]))
+
+    def _end_pods(self, selector: str) -> None:
+        pods = self._cluster.path("pods")
         self._cluster.delete(pods, {"gracePeriodSeconds": _GRACE}, labelSelector=selector, fieldSelector=_ACTIVE)
         deadline = time.monotonic() + _GONE
         while left := self._going(pods, selector):

@@ -34,6 +34,8 @@ ROOT: Final = "/clustrix"
 SECRET_DIRECTORY: Final = "/clustrix-job"  # noqa: S105 - where a Secret is mounted
 BUNDLES_DIRECTORY: Final = "/clustrix-bundles"
 
+SELECTED: Final = 100
+"""Jobs that are named one by one: 27 characters each, of the about 8000 that a URL may have."""
 _BUNDLE_DIGITS = 40
 
 
@@ -63,8 +65,8 @@ def labels(ulid: str) -> dict[str, str]:
 
 
 def selector(ulids: Collection[str]) -> str:
-    """Select what belongs to these jobs; all of clustrix where they are too many for a URL."""
-    if len(ulids) > 100:  # noqa: PLR2004 - 27 characters each, of about 8000
+    """Select what belongs to these jobs; all of clustrix where they are more than `SELECTED`."""
+    if len(ulids) > SELECTED:
         return f"{MANAGED_BY}={OURS}"
     return f"{JOB} in ({','.join(sorted(ulid.lower() for ulid in ulids))})"
 

@@ -266,6 +266,16 @@ def test_cancelled_pods_are_gone_when_it_returns(memory):
     assert driver.status([RECORD])[RECORD.id][0].state is State.CANCELLED
 
 
+def test_many_jobs_are_cancelled_and_no_others(memory, monkeypatch):
+    selectors = []
+    monkeypatch.setattr(memory, "delete", lambda *_, **query: selectors.append(query["labelSelector"]))
+    jobs = [replace(RECORD, id=JobId("k8s", f"{n:026}")) for n in range(250)]
+    backend(memory).cancel(jobs)
+    assert len(selectors) == 3
+    named = [ulid for selector in selectors for ulid in selector.partition("(")[2].rstrip(")").split(",")]
+    assert named == [job.id.ulid for job in jobs]
+
+
 def test_a_job_nobody_knows_is_left_out(memory):
     assert backend(memory).status([RECORD]) == {}
     backend(memory).cancel([RECORD])
