@@ -270,7 +270,7 @@ class Cluster:
             return AuthenticationFailed(
                 f"{server} does not know who you are: {text}", remedy="Log in again, or get a new kubeconfig."
             )
-        if code == _FORBIDDEN and " cannot " in text and " resource " in text:
+        if code == _FORBIDDEN and 'User "' in text and " cannot " in text:
             return AccessDenied(
                 text, remedy="Ask whoever runs the namespace for the rights that `clustrix doctor` lists."
             )
