@@ -177,7 +177,9 @@ class Following:
         """Pass on what a pod prints, while it runs; what is missing in the end is read then."""
         with contextlib.suppress(ClustrixError):
             log.stream = self._store.cluster.log(log.pod, names.MAIN, follow=True)
-            if log.stream is not None and not (self._closed or log.over):
+            if log.stream is not None and (self._closed or log.over):
+                log.stream.close()
+            elif log.stream is not None:
                 for data in log.stream:
                     if not data.startswith(KUBELET):
                         self._events.put(("OUTPUT", (log, data)))

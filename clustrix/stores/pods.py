@@ -229,11 +229,15 @@ class PodStore:
         return b"" if data.startswith(KUBELET) else data
 
     def remove(self, job: JobRecord) -> None:
-        """Delete the Job, and with it its pods and its Secret."""
+        """Delete the Job, and with it its pods and its Secret, and what it has elsewhere."""
         self._remains.pop(job.id.ulid, None)
         self._keys.pop(job.id.ulid, None)
+        self.discard([job.id.ulid])
         place = self.cluster.path("jobs", names.job_name(job.id.ulid))
         self.cluster.delete(place, {"propagationPolicy": "Background"})
+
+    def discard(self, ulids: Collection[str]) -> None:
+        """Delete what jobs have elsewhere; before the cluster forgets their pods, which tell what that is."""
 
     def _pods(self, jobs: Sequence[JobRecord]) -> Sequence[Pod]:
         return self.cluster.pods(names.selector([job.id.ulid for job in jobs]))

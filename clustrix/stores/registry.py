@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustrix.errors import ImageUnavailable, RegistryError, StoreError
+from clustrix.kubernetes import names
 from clustrix.oci.client import Client
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import Descriptor
 from clustrix.oci.reference import Reference
-from clustrix.stores.pods import PodStore, unpack
+from clustrix.stores.pods import PodStore, remains_of, unpack
 from clustrix.worker import delivery
 
 if TYPE_CHECKING:
@@ -94,22 +95,22 @@ class RegistryStore(PodStore):
             with layout.open_blob(layer.digest) as file:
                 return list(unpack(file, indices))
 
-    def remove(self, job: JobRecord) -> None:
-        """Delete the Job, its pods, its Secret, and what is in the registry; one that refuses that is told of."""
-        ulid = job.id.ulid
-        places = [self._reference(f"{ulid.lower()}-payload")]
-        for pod in self._pods([job]):
-            left = self.remember(ulid, pod)
+    def discard(self, ulids: Collection[str]) -> None:
+        """Delete what jobs have in the registry; one that refuses that is told of."""
+        places = [self._reference(f"{ulid.lower()}-payload") for ulid in ulids]
+        for pod in self.cluster.pods(names.selector(ulids)) if ulids else ():
+            ulid, left = names.ulid_of(pod), remains_of(pod)
+            if ulid is None or ulid not in ulids:
+                continue
             if left.message.manifest is not None:
                 places.append(self._reference("outcomes").with_digest(left.message.manifest))
             elif not left.good or left.message.derived:
                 places.append(self._reference(delivery.tag(ulid, left.task, left.uid)))
-        super().remove(job)
         try:
             for place in places:
                 self._delete(place)
         except RegistryError as error:
-            _log.warning("what %s has in %s stays there: %s", job.id, self._repository, error.message)
+            _log.warning("what jobs have in %s stays there: %s", self._repository, error.message)
 
     def _delete(self, place: Reference) -> None:
         with contextlib.suppress(ImageUnavailable):
