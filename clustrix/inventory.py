@@ -151,11 +151,14 @@ def _look_at_cluster(target: Target, age: timedelta) -> Inventory:
 
 def _remove_from_cluster(target: Target, paths: Iterable[str]) -> frozenset[str]:
     from clustrix.kubernetes import leftovers
+    from clustrix.stores.pods import PodStore
 
     names: dict[str, list[str]] = {leftovers.JOBS: [], leftovers.BUNDLES: []}
     for path in paths:
         kind, _, name = path.partition("/")
         names[kind].append(name)
+    if isinstance(target.store, PodStore):
+        target.store.discard(names[leftovers.JOBS])
     gone = leftovers.remove(target.namespace, names[leftovers.JOBS], names[leftovers.BUNDLES])
     return frozenset(f"{kind}/{name}" for kind, name in gone)
 
