@@ -231,6 +231,11 @@ def existing(reference: str, *, minor: str, machine: str, insecure: tuple[str, .
     fixed = found.with_digest(descriptor.digest)
     manifest = Manifest.parse(data)
     settings = ImageConfig.parse(speaker.read_blob(fixed, manifest.config))
+    if settings.platform.split("/")[:2] != platform.split("/"):
+        raise ImageUnavailable(
+            f"the image {found} is made for {settings.platform}, not for {platform}",
+            remedy="Build it for the machines of the target.",
+        )
     python, fingerprint, lock_digest = (settings.labels.get(label) for label in _LABELS)
     interpreter = f"{VENV}/bin/python"
     if python is None:
