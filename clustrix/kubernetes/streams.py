@@ -32,11 +32,16 @@ class Stream:
 
     def __init__(self, answer: Any) -> None:  # noqa: ANN401 - urllib3.HTTPResponse
         self._answer = answer
+        self._begun = False
         self._closed = False
 
     def close(self) -> None:
         """End it, from any thread; iterating raises ConnectionLost then."""
         self._closed = True
+        if not self._begun:
+            self._answer.close()
+            return
+        # Whoever reads it closes it: that cannot be done under a reader's feet.
         connection = getattr(self._answer, "connection", None)
         line = getattr(connection, "sock", None)
         if line is not None:
@@ -47,6 +52,7 @@ class Stream:
         """Give the bytes; ConnectionLost when it breaks or was closed."""
         from urllib3.exceptions import HTTPError
 
+        self._begun = True
         try:
             yield from self._answer.stream(1 << 16)
         except (HTTPError, OSError, ValueError, AttributeError) as error:
@@ -105,7 +111,10 @@ class PodWatch:
                 "timeoutSeconds": WATCH_SECONDS,
             }
             self._stream = stream = self._cluster.stream(place, query)
-            if self._closed or stream is None:
+            if stream is None:
+                raise ConnectionLost("a watch was refused")
+            if self._closed:
+                stream.close()
                 raise ConnectionLost("a watch was closed")
             for line in stream.lines():
                 event = json.loads(line)

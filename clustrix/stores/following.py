@@ -27,21 +27,43 @@ if TYPE_CHECKING:
 _BEAT = 1.0
 KUBELET = (b"failed to try resolving symlinks in path ", b"unable to retrieve container logs for ")
 """How a kubelet begins what it says in the place of a log that it has deleted."""
+_MARK = b"clustrix/1 "
 _LOGS = 20  # logs that are followed, and read at an end, at a time
 
 
 @dataclass(slots=True)
 class _Log:
-    """Hold how far the log of a pod has been shown; ``skip`` bytes of it were known before."""
+    """Hold how far the log of a pod has been shown; ``skip`` bytes of it were known before.
+
+    The last line of a pod's output may be its message (`clustrix.worker.pod`), which is not shown: ``held`` is what may
+    become one.
+    """
 
     pod: str
+    uid: str
     ulid: str
     task: int
     skip: int
     at: int = 0
+    held: bytes = b""
     stream: Stream | None = None
     over: bool = False
     ends: list[Ended] = field(default_factory=list)
+
+    def follow(self, data: bytes) -> tuple[list[Output], str | None]:
+        """Take the next bytes while the pod runs: what is new to show, and what may be its message."""
+        data = self.held + data
+        place = data.find(_MARK)
+        if place < 0:
+            place = len(data) - max(size for size in range(len(_MARK)) if data.endswith(_MARK[:size]))
+        self.held = data[place:]
+        said = self.held.decode(errors="replace") if self.held.endswith(b"\n") else None
+        return self.take(data[:place]), said
+
+    def release(self) -> list[Output]:
+        """Show what was no message."""
+        data, self.held = self.held, b""
+        return self.take(data)
 
     def take(self, data: bytes) -> list[Output]:
         """Take the next bytes of the log."""
@@ -110,7 +132,10 @@ class Following:
         elif kind == "OUTPUT":
             log, data = thing
             if not log.over:
-                yield from log.take(data)
+                shown, said = log.follow(data)
+                yield from shown
+                if said is not None:
+                    yield from self._hear(log, said)
         elif kind == "WHOLE":
             log, data = thing
             self._unread -= 1
@@ -119,6 +144,18 @@ class Following:
                 log.stream.close()
             yield from log.take(data[log.at :])
             yield from log.ends
+
+    def _hear(self, log: _Log, said: str) -> Iterator[Ended | Output]:
+        """Take a pod's message from its output, if it is one: a second before its status would have it."""
+        left = self._store.heard(self._jobs[log.ulid], log.pod, log.uid, log.task, said)
+        if left is None:
+            yield from log.release()
+            return
+        log.over = True
+        self._ended.add(log.uid)
+        new = [index for index in left.message.statuses if (log.ulid, index) not in self._reported]
+        self._reported.update((log.ulid, index) for index in new)
+        yield from (Ended(log.ulid, index=index) for index in new)
 
     def _see(self, ulid: str, pod: Pod) -> Iterator[Ended | Output]:
         uid = pod["metadata"]["uid"]
@@ -165,7 +202,7 @@ class Following:
         uid = pod["metadata"]["uid"]
         if uid not in self._logs:
             task = pods.task_of(pod)
-            self._logs[uid] = _Log(pod["metadata"]["name"], ulid, task, self._known[ulid].pop(task, 0))
+            self._logs[uid] = _Log(pod["metadata"]["name"], uid, ulid, task, self._known[ulid].pop(task, 0))
         return self._logs[uid]
 
     def _follow(self, ulid: str, pod: Pod) -> None:

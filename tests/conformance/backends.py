@@ -211,12 +211,13 @@ class Backends:
         source = """
             import os
             def look(names):
-                open("left here", "w").close()
-                return {name: os.environ.get(name) for name in names}
+                open("may be written", "w").close()
+                return {name: os.environ.get(name) for name in names}, os.getcwd()
         """
         job = desk.call(source, list(variables), variables=variables)
-        assert job.result(LONG) == variables
-        assert desk.transport.run(f"ls -A '{desk.path(job, 'work')}'").stdout == b"left here\n"
+        found, directory = job.result(LONG)
+        assert found == variables
+        assert directory == desk.path(job, "work")
 
     @pytest.mark.proves("big result")
     def test_a_big_result(self, desk: Desk) -> None:
@@ -246,8 +247,9 @@ class Backends:
     def test_what_is_removed_is_gone(self, desk: Desk) -> None:
         job = desk.call("def one(): return 1")
         assert job.result(LONG) == 1
+        assert desk.remains(job)
         desk.site.store.remove(job.record)
-        assert desk.transport.run(f"ls -A '{desk.root}/jobs' | grep {job.id.ulid}").stdout == b""
+        assert desk.remains(job) == ""
         desk.sent.pop()
 
     @pytest.mark.proves("reattach without the journal")

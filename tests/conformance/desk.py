@@ -73,7 +73,7 @@ class Desk:
         """Make what `Backend.submit` takes."""
         job = JobId("test", new_ulid())
         fields = {"resources": self.resources, **fields}
-        site = SitePaths(self.root)
+        site = self.paths
         paths = site.job(job.ulid)
         count = workers or len(items)
         slices = slices or tuple((index, index + 1) for index in range(len(items)))
@@ -106,7 +106,7 @@ class Desk:
             created=time.time(),
             items=len(items),
             workers=count,
-            root=self.root,
+            root=site.root,
             target={},
         )
         files: dict[str, bytes | Path] = {
@@ -134,9 +134,18 @@ class Desk:
         """Submit one call."""
         return self.submit(source, (arguments,), **options).job()
 
+    @property
+    def paths(self) -> SitePaths:
+        """Place what jobs see of the root."""
+        return SitePaths(self.root)
+
     def path(self, job: handle.Job | handle.JobArray, *parts: str) -> str:
         """Place a file of the job."""
-        return "/".join((SitePaths(self.root).job(job.id.ulid).directory, *parts))
+        return "/".join((self.paths.job(job.id.ulid).directory, *parts))
+
+    def remains(self, job: handle.Job) -> str:
+        """List what is left of a job."""
+        return self.transport.run(f"ls -A '{self.root}/jobs' | grep {job.id.ulid}").stdout.decode()
 
     def clear(self) -> None:
         """Leave no process behind."""
