@@ -115,7 +115,7 @@ def _needed(name: str) -> Iterator[Distribution]:
     """Find the installed distributions that clustrix needs, and those of its extras that are there."""
     from packaging.requirements import Requirement
 
-    todo, seen = [(name, frozenset({"", "docker", "apptainer", "pip-tools"}))], set()
+    todo, seen = [(name, frozenset({"", "docker", "kubernetes", "pip-tools", "zstd"}))], set()
     while todo:
         current, extras = todo.pop()
         if current in seen:
