@@ -52,7 +52,7 @@ class RemoteFunction(Generic[P, R]):
             return self.local(*args, **kwargs)
         from clustrix import pipeline
 
-        return pipeline.call(self._function, (*self._bound, *args), kwargs, self._options)  # type: ignore[no-any-return]
+        return pipeline.call(self._runs, (*self._bound, *args), kwargs, self._options)  # type: ignore[no-any-return]
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job | InPlaceJob:
         """Start it there and return at once. The Job survives this process."""
@@ -62,7 +62,7 @@ class RemoteFunction(Generic[P, R]):
             return InPlaceJob(self.local, args, kwargs)
         from clustrix import pipeline
 
-        return pipeline.submit(self._function, (*self._bound, *args), kwargs, self._options)
+        return pipeline.submit(self._runs, (*self._bound, *args), kwargs, self._options)
 
     def map(
         self, *iterables: Iterable[Any], chunksize: int | None = None, max_parallel: int | None = None
@@ -81,15 +81,15 @@ class RemoteFunction(Generic[P, R]):
         if self._in_place():
             from clustrix.inplace import InPlaceArray
 
-            return InPlaceArray(self._function, calls)
+            return InPlaceArray(self._runs, calls)
         from clustrix import pipeline
 
         options = self._options if max_parallel is None else {**self._options, "max_parallel": max_parallel}
-        return pipeline.submit_many(self._function, calls, options, chunksize=chunksize)
+        return pipeline.submit_many(self._runs, calls, options, chunksize=chunksize)
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here, in this process."""
-        return self._function(*self._bound, *args, **kwargs)  # type: ignore[arg-type]
+        return self._runs(*self._bound, *args, **kwargs)  # type: ignore[no-any-return]
 
     def build(self) -> BuiltImage | None:
         """Make what its calls would run in, so that the first one need not; None where no image is needed."""
@@ -117,6 +117,14 @@ class RemoteFunction(Generic[P, R]):
         if isinstance(found, RemoteFunction) and found._function is self._function:
             return _varied, (found, self._options, self._bound)
         return RemoteFunction, (self._function, self._options, self._bound)
+
+    @functools.cached_property
+    def _runs(self) -> Callable[..., Any]:
+        if not self._options.get("parallel"):
+            return self._function
+        from clustrix.local.loops import Split
+
+        return Split(self._function)
 
     def _in_place(self) -> bool:
         from clustrix.inplace import inside_a_job
@@ -152,6 +160,9 @@ def cluster(function: Any = None, /, **options: object) -> Any:
     environment, cores, memory, time, gpus, nodes, partition, queue, account, qos, constraint, modules,
     environment_variables, mounts, retries, max_parallel, async_submit, backend_options.
 
+    With ``parallel=True`` its loops are shared out over the cores of the job, where their turns do not need each other;
+    `ParallelError` says at the first call why they do.
+
     Raises:
         UnknownOption: an option that does not exist, with the nearest that does.
         ConfigError: a value that cannot be read.
@@ -178,11 +189,8 @@ def checked(options: dict[str, object]) -> dict[str, object]:
         return options
     from clustrix import config
 
-    if options.get("parallel"):
-        raise ConfigError(
-            "parallel= is not built yet: loops are not split by themselves",
-            remedy="Make the body of the loop a function and use .map over it.",
-        )
+    if options.get("parallel") not in {None, True, False}:
+        raise ConfigError(f"parallel is true or false, not {options['parallel']!r}")
     config.check_call({name: value for name, value in options.items() if name != "parallel" and value is not None})
     return options
 

@@ -8,6 +8,7 @@ Each carries a sentence that names the thing and, where one exists, a remedy::
     |-- MissingExtra                an optional package is not installed; names the pip command
     |-- CaptureError                the environment or the caller's code cannot be described
     |   `-- Unpicklable             an argument, closure value or result that cannot travel; named
+    |-- ParallelError               a loop cannot be shared out, or a process that did a part of it died
     |-- LockError                   no lock can be made or read
     |   |-- HashMismatch            a file is not the one that was locked
     |   `-- UnsupportedPackage      a package cannot be had for the target; named
@@ -85,6 +86,7 @@ __all__ = [
     "NodeFailure",
     "NotReady",
     "OutOfMemory",
+    "ParallelError",
     "Preempted",
     "RateLimited",
     "RegistryDenied",
@@ -164,6 +166,10 @@ class CaptureError(ClustrixError):
 
 class Unpicklable(CaptureError):
     """A value cannot travel between processes."""
+
+
+class ParallelError(ClustrixError):
+    """A loop cannot be shared out over processes, with the reason; or one of them died."""
 
 
 class LockError(ClustrixError):

@@ -49,6 +49,30 @@ def talk(flag):
 
 print(talk(sys.argv[1]))
 """
+LOOPS = """
+import os
+from near import cubes
+
+@cluster(cores=2, parallel=True)
+def squares(count):
+    found, processes = [], set()
+    for i in range(count):
+        found.append(i * i)
+        processes.add(os.getpid())
+    return found, os.getpid() in processes
+
+print(squares(5), cubes(3))
+"""
+NEAR = """
+from clustrix import cluster
+
+@cluster(cores=2, parallel=True)
+def cubes(count):
+    found = {}
+    for i in range(count):
+        found[i] = i ** 3
+    return found
+"""
 FAMILY = """
 @cluster
 def breed():
@@ -210,6 +234,16 @@ def test_a_script_captures_what_it_asked_for_and_nothing_of_ours(stranger: Stran
         job = stranger("jobs", "--json").json[0]["id"]
         locks.append(stranger("status", job, "--json").json["lock"])
     assert locks[0] == locks[1]
+
+
+@pytest.mark.parametrize("name", ["venv", "docker"])
+def test_loops_are_shared_out_in_a_job(stranger: Stranger, request: pytest.FixtureRequest, name: str) -> None:
+    if name == "docker":
+        servers.need("engine")
+    runtime(stranger, name, request.getfixturevalue("base_layout") if name == "docker" else None)
+    stranger.script(NEAR, "near.py")
+    done = stranger("run", stranger.script(HEAD + LOOPS))
+    assert (done.status, done.out) == (0, "([0, 1, 4, 9, 16], False) {0: 0, 1: 1, 2: 8}\n"), done.err
 
 
 @pytest.mark.proves("live log line", "local venv", "docker")

@@ -99,7 +99,7 @@ def test_a_target_that_is_asked_for_is_never_swapped() -> None:
         ({"host": "h"}, "unknown setting 'host'"),
         ({"cores": "four"}, "cores must be a whole number"),
         ({"memory": "lots"}, "not an amount of memory"),
-        ({"parallel": True}, "parallel= is not built yet"),
+        ({"parallel": 4}, "parallel is true or false, not 4"),
     ],
 )
 def test_options_are_checked_before_anything_runs(options: dict[str, object], pattern: str) -> None:
