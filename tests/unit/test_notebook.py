@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clustrix import notebook
+from clustrix import config, notebook
 from clustrix.errors import ConfigError, JobLost
 from clustrix.handle import JobStatus
 from clustrix.model.job import JobId, State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
+    config.load.cache_clear()
 
 
 def shell(**variables: object) -> Any:

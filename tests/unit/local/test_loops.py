@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from clustrix import cluster
+from clustrix import cluster, config
 from clustrix.errors import ConfigError, ParallelError
 from clustrix.local import pool
 from clustrix.local.loops import Split
@@ -239,7 +239,11 @@ def test_a_change_that_would_be_lost_is_an_error() -> None:
         Split(hidden)([1, 2, 3])
 
 
-def test_the_decorator() -> None:
+def test_the_decorator(tmp_path, monkeypatch) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
+    config.load.cache_clear()
     assert cluster(parallel=True)(squares)(4) == [0, 1, 4, 9]
     assert cluster(parallel=False)(carried)([1, 3]) == [1, 2]
     with pytest.raises(ParallelError, match="carried"):
