@@ -296,7 +296,10 @@ class _Follower:
             self.pace.restart()
             course = courses[event.ulid]
             course.take(event)
-            if event.end is not None and course.caught_up and not course.over:
+            # Whoever ends with 0 has left outcomes for all that it claimed; if not, the next query tells. So a map of
+            # many tasks is not a query for each of them.
+            ended_badly = event.end is not None and event.end.exit_code != 0
+            if ended_badly and course.caught_up and not course.over:
                 self._conclude({event.ulid: course})
         else:
             self._catch_up(courses)

@@ -38,8 +38,10 @@ class Site:
         self.cancelled_jobs: list[JobRecord] = []
         self.settled: list[JobId] = []
         self.owned: dict[int, int] = {}
+        self.asked = 0
 
     def status(self, jobs: Sequence[JobRecord]) -> Mapping[JobId, Mapping[int, TaskStatus]]:
+        self.asked += 1
         if isinstance(self.broken, errors.BackendError):
             raise self.broken
         return {} if self.statuses is None else {job.id: self.statuses for job in jobs}
@@ -363,3 +365,20 @@ def test_many_jobs_of_one_target_are_followed_together(site: Site) -> None:
     for job in jobs:
         site.finish(0, 1, job.record)
     assert [job.result(60) for job in jobs] == [1] * 20
+
+
+def test_the_scheduler_is_asked_of_tasks_that_ended_badly_and_not_of_each(site: Site, monkeypatch) -> None:
+    monkeypatch.setattr(watch, "_STATUS", (1000.0, 1000.0))  # as if a map were quick
+    array = attach(site, items=3, workers=3)
+    site.owned = {2: 2}
+    array._course.follow()
+    assert array._course.wait(lambda: array._course.caught_up, 60)
+    site.news.append(Ended(array.id.ulid, task=0, end=End(kind=EndKind.EXITED, exit_code=0)))
+    for task in range(2):
+        site.finish(task, task, array.record)
+    assert [array.jobs[task].result(timeout=60) for task in range(2)] == [0, 1]
+    asked = site.asked
+    site.news.append(Ended(array.id.ulid, task=2, end=End(kind=EndKind.SIGNALLED, signal=9)))
+    with pytest.raises(errors.Crashed):
+        array.jobs[2].result(timeout=60)
+    assert (asked, site.asked) == (0, 1)
