@@ -28,6 +28,7 @@ _BEAT = 1.0
 KUBELET = (b"failed to try resolving symlinks in path ", b"unable to retrieve container logs for ")
 """How a kubelet begins what it says in the place of a log that it has deleted."""
 _MARK = b"clustrix/1 "
+_LONGEST = 8192  # characters of a message, by far
 _LOGS = 20  # logs that are followed, and read at an end, at a time
 
 
@@ -50,19 +51,16 @@ class _Log:
     over: bool = False
     ends: list[Ended] = field(default_factory=list)
 
-    def follow(self, data: bytes) -> tuple[list[Output], str | None]:
-        """Take the next bytes while the pod runs: what is new to show, and what may be its message."""
-        data = self.held + data
-        place = data.find(_MARK)
+    def shown(self) -> list[Output]:
+        """Take what is held up to where a message may begin."""
+        place = self.held.find(_MARK)
         if place < 0:
-            place = len(data) - max(size for size in range(len(_MARK)) if data.endswith(_MARK[:size]))
-        self.held = data[place:]
-        said = self.held.decode(errors="replace") if self.held.endswith(b"\n") else None
-        return self.take(data[:place]), said
+            place = len(self.held) - max(size for size in range(len(_MARK)) if self.held.endswith(_MARK[:size]))
+        return self.pass_on(place)
 
-    def release(self) -> list[Output]:
-        """Show what was no message."""
-        data, self.held = self.held, b""
+    def pass_on(self, size: int) -> list[Output]:
+        """Take the first bytes of what is held."""
+        data, self.held = self.held[:size], self.held[size:]
         return self.take(data)
 
     def take(self, data: bytes) -> list[Output]:
@@ -132,10 +130,8 @@ class Following:
         elif kind == "OUTPUT":
             log, data = thing
             if not log.over:
-                shown, said = log.follow(data)
-                yield from shown
-                if said is not None:
-                    yield from self._hear(log, said)
+                log.held += data
+                yield from self._listen_to(log)
         elif kind == "WHOLE":
             log, data = thing
             self._unread -= 1
@@ -145,17 +141,21 @@ class Following:
             yield from log.take(data[log.at :])
             yield from log.ends
 
-    def _hear(self, log: _Log, said: str) -> Iterator[Ended | Output]:
-        """Take a pod's message from its output, if it is one: a second before its status would have it."""
-        left = self._store.heard(self._jobs[log.ulid], log.pod, log.uid, log.task, said)
-        if left is None:
-            yield from log.release()
-            return
-        log.over = True
-        self._ended.add(log.uid)
-        new = [index for index in left.message.statuses if (log.ulid, index) not in self._reported]
-        self._reported.update((log.ulid, index) for index in new)
-        yield from (Ended(log.ulid, index=index) for index in new)
+    def _listen_to(self, log: _Log) -> Iterator[Ended | Output]:
+        """Show what a pod prints but for its message, which says a second before its status how its items ended."""
+        yield from log.shown()
+        while b"\n" in log.held or len(log.held) > _LONGEST:
+            said = log.held.partition(b"\n")[0].decode(errors="replace")
+            left = self._store.heard(self._jobs[log.ulid], log.pod, log.uid, log.task, said)
+            if left is not None:
+                log.over = True
+                self._ended.add(log.uid)
+                new = [index for index in left.message.statuses if (log.ulid, index) not in self._reported]
+                self._reported.update((log.ulid, index) for index in new)
+                yield from (Ended(log.ulid, index=index) for index in new)
+                return
+            yield from log.pass_on(len(_MARK))
+            yield from log.shown()
 
     def _see(self, ulid: str, pod: Pod) -> Iterator[Ended | Output]:
         uid = pod["metadata"]["uid"]

@@ -7,6 +7,7 @@ ended with 0 counts, which is the one that its Job counts, too.
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import tarfile
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("clustrix")
 _REMEMBERED = 64  # jobs whose messages are kept here
+_MESSAGE = re.compile(rb"clustrix/1 [A-Za-z0-9+/=]+\n?\Z")  # the last line of a pod that ended well
 _LINE = 20  # bytes of a line, at least on average, where the end of a log is asked for
 
 
@@ -123,6 +125,21 @@ class PodStore:
         while len(self._remains) > _REMEMBERED:
             del self._remains[next(iter(self._remains))]
         left = found[pod["metadata"]["uid"]] = remains_of(pod)
+        return left
+
+    def heard(self, job: JobRecord, name: str, uid: str, task: int, said: str) -> Remains | None:
+        """Keep what a pod said at the end of its output; None if it is nothing that the worker of this job wrote."""
+        try:
+            message = messages.decode(said)
+            for index, (text, _) in message.inline.items():
+                key = self.key(job)
+                outcomes.verify(text, messages.derive(key) if message.derived else key, index=index)
+        except StoreError:
+            return None
+        if not message.inline or message.inline.keys() != message.statuses.keys():
+            return None
+        left = Remains(name=name, uid=uid, task=task, good=True, at="", message=message)
+        self._remains.setdefault(job.id.ulid, {})[uid] = left
         return left
 
     def read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
@@ -218,7 +235,7 @@ class PodStore:
             return b""
         good = [pod for pod in there if pods.succeeded(pod)]
         last = (good or sorted(there, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))))[-1]
-        lines = None if last_bytes is None else max(1, last_bytes // _LINE)
+        lines = None if last_bytes is None else 1 + max(1, last_bytes // _LINE)
         data = self.text(last["metadata"]["name"], lines)
         return data if last_bytes is None else data[-last_bytes:] if last_bytes else b""
 
@@ -226,7 +243,7 @@ class PodStore:
         """Read the log of a pod, or its last lines; nothing where there is none."""
         stream = self.cluster.log(pod, names.MAIN, tail_lines=lines)
         data = b"" if stream is None else b"".join(stream)
-        return b"" if data.startswith(KUBELET) else data
+        return b"" if data.startswith(KUBELET) else _MESSAGE.sub(b"", data)
 
     def remove(self, job: JobRecord) -> None:
         """Delete the Job, and with it its pods and its Secret, and what it has elsewhere."""

@@ -59,6 +59,10 @@ class Sidecar:
         with self.log.open("w") as log:
             process = self.main.start("--courier", output=log, CLUSTRIX_SINK=sink)
         self.main.root = root
+        deadline = time.monotonic() + 60
+        while not caught(process.pid) >> (signal.SIGTERM - 1) & 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         return process
 
     def run(self, sink):
@@ -74,6 +78,12 @@ class Sidecar:
         courier.terminate()
         assert courier.wait(60) == 0, self.log.read_text()
         return self.log.read_text()
+
+
+def caught(pid):
+    """The signals that a process handles, as bits."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("SigCgt:")[2].split()[0], 16)
 
 
 @pytest.fixture

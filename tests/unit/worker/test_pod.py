@@ -55,6 +55,7 @@ def wait_for(path):
 def test_a_small_value_comes_in_the_termination_message(pod):
     one = pod(actions.value, [()])
     assert one.run() == (0, "")
+    assert one.said  # to whoever follows the output
     assert one.value() == actions.value()
     assert len(one.log.read_text()) < message.LIMIT
     metadata = verify(one.message.inline[0][0], KEY, index=0).metadata
@@ -196,6 +197,7 @@ def test_what_is_large_goes_to_the_registry_under_the_name_of_the_pod(pod):
     one = pod(endings.large, [(10,), (1 << 20,), (6 << 20,)], registry=registry(fake))
     assert one.run() == (0, "")
     said = one.message
+    assert not one.said
     assert (said.statuses, said.inline) == (dict.fromkeys(range(3), "success"), {})
     tag = f"{one.ulid.lower()}-0-uid-1"
     text, _ = fake.manifests["pods", tag]

@@ -72,10 +72,11 @@ class Pod:
         )
 
     def run(self, **variables):
-        """Run it to its end: (exit code, what it printed)."""
+        """Run it to its end: (exit code, what it printed before its message)."""
         process = self.start(**variables)
         output, _ = process.communicate(timeout=120)
-        return process.returncode, output
+        self.said = output.endswith(f"{self.log.read_text()}\n")
+        return process.returncode, output.removesuffix(f"{self.log.read_text()}\n")
 
     @property
     def message(self):
