@@ -16,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .beds import Bed
+    from .cluster import Kubernetes
     from .servers import Registry
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
@@ -77,7 +78,9 @@ def project(
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {**os.environ, "CLUSTRIX_STATE_DIR": str(tmp_path_factory.mktemp("state"))}
+    # Where the test bed is; clustrix would take it for its own setting.
+    told = {name: value for name, value in os.environ.items() if name != "CLUSTRIX_KUBECONFIG"}
+    return {**told, "CLUSTRIX_STATE_DIR": str(tmp_path_factory.mktemp("state"))}
 
 
 def run(project: Path, shell: dict[str, str], *argv: str, status: int = 0) -> str:
@@ -105,6 +108,36 @@ def test_the_same_function_in_the_same_environment_everywhere(project: Path, she
         assert run(project, shell, *CLUSTRIX, "logs", jobs[2]["id"]) == "computing 4\n"
     # Not compared by us alone: the worker measured it and would have refused another.
     assert len(set(found.values())) == 1
+
+
+@pytest.mark.proves("same environment, measured there", "kubernetes")
+@pytest.mark.proves("whole script as one job", "kubernetes")
+def test_pods_have_the_same_environment(
+    project: Path, shell: dict[str, str], kubernetes: Kubernetes, kubernetes_namespace: str, base_layout: Path
+) -> None:
+    """The image is built here, and nodes pull it from the cluster's registry."""
+    target = {
+        "backend": "kubernetes",
+        "kubeconfig": str(kubernetes.kubeconfig),
+        "context": kubernetes.context,
+        "namespace": kubernetes_namespace,
+        "registry": f"{kubernetes.registry}/pipeline",
+        "insecure_registry": kubernetes.plain_http,
+        "base": f"oci:{base_layout}",
+    }
+    with (project / "clustrix.yml").open("a") as file:
+        file.write(f"  pods: {json.dumps(target)}\n")
+    found = {}
+    for name in ("here", "pods"):
+        said = run(project, shell, *CLUSTRIX, "run", "fit.py", name).splitlines()
+        assert said == ["computing 4", "value 40", "values [10, 20, 30]", "error ('no -1', '1.17.0') True"]
+        jobs = json.loads(run(project, shell, *CLUSTRIX, "jobs", "--json", "--target", name))
+        status = json.loads(run(project, shell, *CLUSTRIX, "status", jobs[1]["id"], "--json"))
+        found[name] = status["fingerprint"]
+    assert found["pods"] == found["here"] is not None
+    (project / "pods.py").write_text("import sys\nfrom fit import f\nprint(sys.argv[1], f(2))\n")
+    done = run(project, shell, *CLUSTRIX, "submit", "--target", "pods", "--wait", "pods.py", "quick")
+    assert done.splitlines()[1:] == ["computing 2", "quick 20"]
 
 
 @pytest.mark.proves("reattach from another home", "slurm")
