@@ -15,7 +15,7 @@ from tests.conformance.desk import by_value
 from . import sites
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from clustrix.decorator import RemoteFunction
@@ -55,7 +55,9 @@ MEETING = """
 
 
 @pytest.fixture
-def far(slurm_cluster: Bed, base_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def far(
+    slurm_cluster: Bed, base_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
     """Make remote functions of sources, in an image with these packages."""
     monkeypatch.chdir(tmp_path)
 
@@ -67,7 +69,8 @@ def far(slurm_cluster: Bed, base_layout: Path, tmp_path: Path, monkeypatch: pyte
         sites.project(slurm_cluster, tmp_path, root=root, base=f"oci:{base_layout}", environment=file, nodes=2)
         return cluster(target="hpc", memory="300MB", **options)(by_value(source))
 
-    return make
+    yield make
+    slurm_cluster.root("scancel -u alice")  # what a test that failed has left would take all nodes
 
 
 @pytest.mark.proves("several nodes", "slurm")
