@@ -446,7 +446,8 @@ def test_what_is_beside_a_job(cluster, store):
     assert store.failures([job]) == {job.id.ulid: frozenset({1, 2})}
     cluster.secrets.clear()
     cluster.jobs.clear()
-    for ask in (lambda: store.owners(job), lambda: store.record(job.id.ulid)):
+    again = PodLog(cluster)
+    for ask in (lambda: again.owners(job), lambda: again.key(job), lambda: again.record(job.id.ulid)):
         with pytest.raises(UnknownJob):
             ask()
 
