@@ -67,9 +67,11 @@ def _weigh(target: Target, settings: ClusterConfig) -> None:
             f"mounts: {claim} is no directory, and target {target.name} knows no PersistentVolumeClaims",
             remedy='Write an absolute path: mounts=["/data"].',
         )
-    if target.on_cluster and target.namespace and target.place.sink == "podlog":
-        most = f"at most {podlog.LIMIT >> 20} MiB of text for each pod"
-        say(f"results of target {target.name} come back through the logs of pods, {most}")
+    if target.on_cluster:
+        _ = target.namespace  # says what is not installed, before the chart is asked
+        if target.place.sink == "podlog":
+            most = f"at most {podlog.LIMIT >> 20} MiB of text for each pod"
+            say(f"results of target {target.name} come back through the logs of pods, {most}")
     if not target.plain:
         return
     if settings.cores > target.cores:
