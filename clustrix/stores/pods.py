@@ -78,6 +78,7 @@ class PodStore:
         self.cluster = cluster
         self._remains: dict[str, dict[str, Remains]] = {}
         self._keys: dict[str, bytes] = {}
+        self._slices: dict[str, tuple[tuple[int, int], ...]] = {}
 
     def apart(self, job: JobRecord, wanted: Sequence[tuple[Remains, Sequence[int]]]) -> Iterator[RawOutcome]:
         """Read outcomes of items that pods left and that are not in their messages."""
@@ -197,7 +198,9 @@ class PodStore:
 
     def owners(self, job: JobRecord) -> Mapping[int, int]:
         """Tell which task alone does which item."""
-        slices = tasks.read(self._secret(job)["task.json"]).slices
+        slices = self._slices.get(job.id.ulid)
+        if slices is None:
+            slices = self._slices[job.id.ulid] = tasks.read(self._secret(job)["task.json"]).slices
         return {index: task for task in range(job.workers) for index in items_of(slices, job.workers, task)}
 
     def cancelled(self, job: JobRecord) -> bool:
@@ -249,6 +252,7 @@ class PodStore:
         """Delete the Job, and with it its pods and its Secret, and what it has elsewhere."""
         self._remains.pop(job.id.ulid, None)
         self._keys.pop(job.id.ulid, None)
+        self._slices.pop(job.id.ulid, None)
         self.discard([job.id.ulid])
         place = self.cluster.path("jobs", names.job_name(job.id.ulid))
         self.cluster.delete(place, {"propagationPolicy": "Background"})
