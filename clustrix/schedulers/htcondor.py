@@ -33,8 +33,16 @@ if TYPE_CHECKING:
     from clustrix.transports.base import Completed
 
 _OPTIONS = {
-    *("accounting_group_user", "concurrency_limits", "hold", "max_idle", "nice_user", "notification", "notify_user"),
-    *("priority", "rank", "request_disk", "require_gpus"),
+    *(
+        "accounting_group_user",
+        "concurrency_limits",
+        "hold",
+        "keep_claim_idle",
+        "max_idle",
+        "nice_user",
+        "notification",
+    ),
+    *("notify_user", "priority", "rank", "request_disk", "require_gpus"),
 }
 _OWN = {
     *("accounting_group", "allowed_job_duration", "arguments", "batch_name", "environment", "error", "executable"),

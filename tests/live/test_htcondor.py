@@ -60,7 +60,8 @@ ONE = "def one(x=1): return x"
 @pytest.mark.proves("time limit", "htcondor")
 @pytest.mark.proves("memory limit", "htcondor")
 def test_limits_are_kept_and_named(desk: Desk) -> None:
-    greedy = "def greedy(): return len(bytearray(400 * 2**20))"
+    # More than any slot here has: a job may get one that was made for a larger job, and its limit.
+    greedy = "def greedy(): return len(bytearray(2**30))"
     over = desk.call(greedy, resources=Resources(memory_bytes=256 * 2**20))
     late = desk.call(REST, resources=Resources(time=timedelta(seconds=2)))
     with pytest.raises(errors.TimeLimit, match="exceeded allowed job duration"):

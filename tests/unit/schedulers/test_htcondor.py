@@ -326,6 +326,7 @@ def test_what_runs(tmp_path: Path) -> None:
         ({"backend_options": {"nice_user": True}}, "nice_user = true"),
         ({"backend_options": {"priority": -10}}, "priority = -10"),
         ({"backend_options": {"rank": "Memory"}}, "rank = Memory"),
+        ({"backend_options": {"keep_claim_idle": 20}}, "keep_claim_idle = 20"),
         ({"backend_options": {"require_gpus": 'DeviceName == "A100"'}}, 'require_gpus = DeviceName == "A100"'),
         ({"backend_options": {"attributes": {"Flavour": 'a "b" \\ é'}}}, 'My.Flavour = "a \\"b\\" \\\\ é"'),
         ({"backend_options": {"attributes": {"Wanted": True}}}, "My.Wanted = true"),
