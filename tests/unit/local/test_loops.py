@@ -6,8 +6,10 @@ from __future__ import annotations
 import operator
 import os
 import pickle
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,12 @@ from clustrix.local import pool
 from clustrix.local.loops import Split
 
 OFFSET = 10
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch) -> None:
+    """Let other processes find this module."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[3])])
 
 
 def squares(count):
