@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clustrix-bench"
 PEERS = ("submitit", "parsl")
+EXTRAS = "docker,kubernetes"
 CHANGE = ("idna==3.20", "idna==3.10")
 
 
@@ -109,7 +110,7 @@ class Ground:
         return path
 
     def _environment(self, name: str, requirements: str, *options: str | Path) -> Path:
-        stamp = requirements + sys.version + (ROOT / "pyproject.toml").read_text()
+        stamp = requirements + EXTRAS + sys.version + (ROOT / "pyproject.toml").read_text()
         directory = CACHE / f"{name}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
         python = directory / "bin" / "python"
         if not (directory / "complete").exists():
@@ -118,7 +119,7 @@ class Ground:
             run(uv, "venv", quiet, "--seed", "--python", sys.executable, directory)
             install = (uv, "pip", "install", quiet, "--compile-bytecode", "--python", python)
             run(*install, *options, "--requirement", self.write("requirements.txt", requirements))
-            run(*install, "--editable", f"{ROOT}[docker]")
+            run(*install, "--editable", f"{ROOT}[{EXTRAS}]")
             (directory / "complete").touch()
         return python
 

@@ -13,7 +13,19 @@ import ground as grounds
 import report
 from measure import Measure, machine
 
-MEASURES = ("import", "capture", "build", "memory", "call", "slurm", "submitit", "elsewhere", "journal", "copy")
+MEASURES = (
+    "import",
+    "capture",
+    "build",
+    "memory",
+    "call",
+    "slurm",
+    "submitit",
+    "elsewhere",
+    "kubernetes",
+    "journal",
+    "copy",
+)
 RESULTS = grounds.HERE / "results.json"
 PAGE = grounds.ROOT / "docs" / "reference" / "benchmarks.md"
 
