@@ -6,6 +6,7 @@ ended with 0 counts, which is the one that its Job counts, too.
 
 from __future__ import annotations
 
+import hmac
 import logging
 import re
 import signal
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("clustrix")
 _REMEMBERED = 64  # jobs whose messages are kept here
-_MESSAGE = re.compile(rb"clustrix/1 [A-Za-z0-9+/=]+\n?\Z")  # the last line of a pod that ended well
+_MESSAGE = re.compile(rb"clustrix/1 [A-Za-z0-9+/=]+( [0-9a-f]{64})?\n?\Z")  # the last line of a pod that ended well
 _LINE = 20  # bytes of a line, at least on average, where the end of a log is asked for
 
 
@@ -130,14 +131,17 @@ class PodStore:
 
     def heard(self, job: JobRecord, name: str, uid: str, task: int, said: str) -> Remains | None:
         """Keep what a pod said at the end of its output; None if it is nothing that the worker of this job wrote."""
+        said = said.rstrip("\n")
+        unsigned = said.rpartition(" ")[0]
         try:
-            message = messages.decode(said)
+            signed = hmac.compare_digest(said.encode(), messages.sign(unsigned, self.key(job)).encode())
+            message = messages.decode(unsigned if signed else said)
             for index, (text, _) in message.inline.items():
                 key = self.key(job)
                 outcomes.verify(text, messages.derive(key) if message.derived else key, index=index)
         except StoreError:
             return None
-        if not message.inline or message.inline.keys() != message.statuses.keys():
+        if not message.statuses or not (signed or message.inline.keys() == message.statuses.keys()):
             return None
         left = Remains(name=name, uid=uid, task=task, good=True, at="", message=message)
         self._remains.setdefault(job.id.ulid, {})[uid] = left

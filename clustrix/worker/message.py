@@ -11,6 +11,9 @@ that follows its item and the sizes of its metadata and value; ``manifest`` and 
 outcomes in the registry; ``log``, that they are in the courier's log; ``derived``, that they are signed with the key
 that `derive` makes; ``memory``, that a process of the container was killed for its memory; ``told``, items that ended
 after the pod had been told to go.
+
+A pod that ended well says it at the end of its output, too. There user code may have written whatever it likes: a
+message without outcomes, which are signed themselves, is followed by a signature of its own (`sign`).
 """
 
 from __future__ import annotations
@@ -128,6 +131,11 @@ def decode(text: str) -> Message:
         return _read(stdlib.decode(head), body)
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error, RecursionError) as error:
         raise _bad(f"damaged ({type(error).__name__})") from error
+
+
+def sign(said: str, key: bytes) -> str:
+    """Add a signature to a message that `encode` made."""
+    return f"{said} {stdlib.hmac_sha256(key, said.encode()).hex()}"
 
 
 def spans(items: Iterable[int]) -> list[list[int]]:

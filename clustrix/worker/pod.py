@@ -21,6 +21,7 @@ import time
 from clustrix.errors import ClustrixError, StoreError
 from clustrix.model.slices import items_of
 from clustrix.worker import delivery as deliveries
+from clustrix.worker import message as messages
 from clustrix.worker import supplies
 from clustrix.worker import task as tasks
 
@@ -156,18 +157,16 @@ class _Pod:
         with open(os.environ.get("CLUSTRIX_TERMINATION_LOG", "/dev/termination-log"), "w") as file:
             file.write(said)
         if whole and len(outcomes) == len(self._items):
-            if inline and not (memory or self._told):
+            if not (memory or self._told) and (inline or not self._courier):
                 # Who follows the output knows it now, and need not wait for the kubelet's look at its containers.
-                os.write(1, f"{said}\n".encode())
+                os.write(1, f"{said if inline else messages.sign(said, self._key)}\n".encode())
             return 0
         return _TOLD if self._told else 1
 
     def _add_late(self, said: str) -> str:
         """Tell which outcomes may be there only because the pod was told to go."""
-        from clustrix.worker import message
-
         late = set(self._late) - set(self._left(self._late))
-        return message.encode(message.decode(said).but(told=tuple(sorted(late)))) if late else said
+        return messages.encode(messages.decode(said).but(told=tuple(sorted(late)))) if late else said
 
     # --- time and signals ---
 
@@ -233,14 +232,12 @@ class _Pod:
     # --- the child ---
 
     def _become_worker(self, items: Sequence[int]) -> list[str]:
-        from clustrix.worker.message import spans
-
         os.setsid()
         for number in _HANDLED:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, *_HANDLED})
-        ranges = [f"{start}:{stop}" for start, stop in spans(items)]
+        ranges = [f"{start}:{stop}" for start, stop in messages.spans(items)]
         return [self._bundle, self._paths.directory, str(self._number), *ranges]
 
     def _wait(self) -> int:
@@ -348,8 +345,6 @@ class _Pod:
 
     def _hand_over(self, *, memory: bool) -> str:
         """Let the courier send the outcomes, and say what it says."""
-        from clustrix.worker import message
-
         _touch(self._paths.handover)
         until = time.monotonic() + self._patience + _GRACE
         while not os.path.exists(self._paths.receipt):
@@ -357,7 +352,7 @@ class _Pod:
                 raise StoreError("the courier did not answer", remedy="See its log: kubectl logs -c courier")
             time.sleep(0.01)
         with open(self._paths.receipt) as file:
-            return message.encode(message.decode(file.read()).but(memory=memory))
+            return messages.encode(messages.decode(file.read()).but(memory=memory))
 
 
 def oom_kills() -> int:

@@ -19,7 +19,7 @@ from clustrix.stores.podlog import PodLog
 from clustrix.stores.registry import RegistryStore
 from clustrix.worker import delivery, podlog
 from clustrix.worker.artifacts import Login, Repository
-from clustrix.worker.message import Message, derive, encode
+from clustrix.worker.message import Message, derive, encode, sign
 from clustrix.worker.outcome import seal, verify
 from clustrix.worker.task import Task, write
 
@@ -326,6 +326,24 @@ def test_a_message_at_the_end_of_the_output_is_news_and_not_shown(cluster, store
     assert shown == b"clustrix/1 is our format\nclust"
     assert [value_of(raw) for raw in store.read(job, [0])] == ["early"]
     assert store.log(job, 0) == b"clustrix/1 is our format\nclust"
+    watch.close()
+
+
+@pytest.mark.parametrize("key", [KEY, b"x" * 32], ids=["own", "another"])
+def test_a_signed_message_at_the_end_of_the_output_says_what_is_elsewhere(cluster, store, job, key):
+    said = sign(encode(Message(statuses={0: "success"}, manifest=f"sha256:{'0' * 64}")), key).encode()
+    cluster.logs["pod-uid-0", names.MAIN] = b"before\n" + said + b"\n"
+    cluster.there["a"] = make_pod(job, 0, running=True)
+    watch = store.watch([job], output={job.id.ulid: {}})
+    shown = b""
+    for event in watch:
+        if isinstance(event, Ended):
+            assert (key, event, shown) == (KEY, Ended(job.id.ulid, index=0), b"before\n")
+            break
+        shown += event.data if event else b""
+        if shown.endswith(said + b"\n"):
+            assert key != KEY
+            break
     watch.close()
 
 

@@ -197,7 +197,7 @@ def test_what_is_large_goes_to_the_registry_under_the_name_of_the_pod(pod):
     one = pod(endings.large, [(10,), (1 << 20,), (6 << 20,)], registry=registry(fake))
     assert one.run() == (0, "")
     said = one.message
-    assert not one.said
+    assert one.said
     assert (said.statuses, said.inline) == (dict.fromkeys(range(3), "success"), {})
     tag = f"{one.ulid.lower()}-0-uid-1"
     text, _ = fake.manifests["pods", tag]

@@ -75,8 +75,9 @@ class Pod:
         """Run it to its end: (exit code, what it printed before its message)."""
         process = self.start(**variables)
         output, _ = process.communicate(timeout=120)
-        self.said = output.endswith(f"{self.log.read_text()}\n")
-        return process.returncode, output.removesuffix(f"{self.log.read_text()}\n")
+        shown, message, _ = output.partition(self.log.read_text())
+        self.said = bool(message)
+        return process.returncode, shown
 
     @property
     def message(self):
