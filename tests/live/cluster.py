@@ -172,7 +172,9 @@ class Kubernetes:
         metadata = {"name": name, "labels": labels or {}}
         self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, namespace="default")
         try:
+            # What every namespace gets, by controllers of their own.
             wait_until(f"the service account of {name}", lambda: self.get("serviceaccount", "default", name))
+            wait_until(f"the certificate of {name}", lambda: self.get("configmap", "kube-root-ca.crt", name))
             if quota is not None:
                 hard = ",".join(f"{resource}={amount}" for resource, amount in quota.items())
                 self.kubectl("--namespace", name, "create", "quota", "quota", f"--hard={hard}")
