@@ -1,12 +1,14 @@
 """Check from inside, with the rights of users: what is allowed, and what must not be. Standard library only."""
-# ruff: noqa: INP001, PLR2004, S310, S323 - what it opens is named below
+# ruff: noqa: INP001, PERF203, PLR2004, S310, S323, TC003 - what it opens is named below
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -26,11 +28,25 @@ NEVER = (
 )
 
 
+def opened(request: urllib.request.Request, trust: ssl.SSLContext) -> http.client.HTTPResponse:
+    """Open an answer: for a minute a Service that was made a moment ago may not be known to this node yet."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return urllib.request.urlopen(request, timeout=30, context=trust)
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
 def ask(path: str, body: dict | None = None) -> dict:
     """Give the API server's answer, decoded."""
     headers = {"Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}", "Content-Type": "application/json"}
     request = urllib.request.Request(API + path, json.dumps(body).encode() if body else None, headers)
-    with urllib.request.urlopen(request, timeout=30, context=TRUST) as answer:
+    with opened(request, TRUST) as answer:
         return json.load(answer)
 
 
@@ -49,7 +65,7 @@ def registry_answers(scheme: str) -> bool:
     # Its certificate is for the name that users know, not for this address; nothing secret is sent.
     anybody = ssl._create_unverified_context()
     try:
-        with urllib.request.urlopen(f"{scheme}://{host}:{port}/v2/", timeout=30, context=anybody) as answer:
+        with opened(urllib.request.Request(f"{scheme}://{host}:{port}/v2/"), anybody) as answer:
             return answer.status == 200
     except urllib.error.HTTPError as error:
         return error.code == 401
