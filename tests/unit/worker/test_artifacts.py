@@ -81,12 +81,12 @@ def test_a_redirect_in_circles_ends(registries):
 
 def test_retry_after_and_faults_that_pass(registries):
     fake, repository = registries()
-    fake.fail("POST", "uploads", lambda h: h.refuse(429, "TOOMANYREQUESTS", Retry_After="1"))
+    fake.fail("POST", "uploads", lambda h: h.refuse(429, "TOOMANYREQUESTS", Retry_After="3"))
     fake.fail("PUT", "uploads", lambda h: h.refuse(503, "UNAVAILABLE"))
     fake.fail("PUT", "uploads", lambda h: h.cut())
     started = time.monotonic()
     assert push(repository, b"at last") == digest(b"at last")
-    assert time.monotonic() - started >= 1
+    assert time.monotonic() - started >= 3  # without being told so it would have waited for half of that
     assert len(fake.requests("POST")) == 4
 
 
@@ -101,10 +101,9 @@ def test_what_does_not_pass_is_said_at_once_in_the_registrys_words(registries):
 def test_a_limit_that_is_too_far_away_is_not_waited_for(registries):
     fake, repository = registries()
     fake.fail("POST", "uploads", lambda h: h.refuse(429, "TOOMANYREQUESTS", Retry_After="3600"), times=9)
-    started = time.monotonic()
     with pytest.raises(RegistryError, match="429"):
         push(repository, b"x")
-    assert time.monotonic() - started < 9
+    assert len(fake.seen) == 1
 
 
 def test_a_download_goes_on_where_it_was_cut(registries):
