@@ -9,6 +9,7 @@ import json
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from clustrix.errors import ImageError, ImageUnavailable, RegistryError
 from clustrix.model.progress import SILENT
@@ -28,7 +29,7 @@ from clustrix.oci.session import Call, Interrupted, Session
 from clustrix.oci.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     from typing_extensions import Self
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 PARALLEL = 4
 _GRACE_SECONDS = 2.0
+_PAGE = 1000
 _ACCEPT = {"Accept": ", ".join((*MANIFESTS, *INDEXES))}
 _DIGEST = "Docker-Content-Digest"
 
@@ -136,6 +138,22 @@ class Client:
     def delete(self, reference: Reference) -> None:
         """Delete a manifest, given by digest (registries refuse tags)."""
         self._session.ask(_call(reference, "DELETE", _manifest(reference), ok=(202,), actions="delete"))
+
+    def tags(self, reference: Reference, prefix: str) -> Iterator[str]:
+        """List the tags of a repository that begin so, page by page; a registry lists them in lexical order.
+
+        https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#listing-tags
+        """
+        last = prefix
+        while True:
+            path = f"tags/list?n={_PAGE}&last={quote(last)}"
+            answer = self._session.ask(_call(reference, "GET", path, ok=(200, 404)))
+            page = [] if answer.status == 404 else _tags(reference, answer.content)  # noqa: PLR2004
+            found = [tag for tag in page if tag.startswith(prefix)]
+            yield from found
+            if not page or len(found) < len(page) or "Link" not in answer.headers:  # the last, or beyond the prefix
+                return
+            last = page[-1]
 
     def has_blob(self, reference: Reference, digest: str, *, writing: bool = False) -> bool:
         """Say whether a repository has a blob."""
@@ -297,6 +315,13 @@ def _call(
         headers=headers or {},
         body=body,
     )
+
+
+def _tags(reference: Reference, data: bytes) -> list[str]:
+    try:
+        return [str(tag) for tag in json.loads(data)["tags"] or ()]
+    except (ValueError, KeyError, TypeError):
+        raise RegistryError(f"{reference.registry} sent no list of tags: {data[:80]!r}") from None
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

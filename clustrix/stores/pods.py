@@ -121,12 +121,27 @@ class PodStore:
             return End(kind=EndKind.PREEMPTED, exit_code=end.exit_code, message="its pod was deleted", node=end.node)
         return end
 
+    def _look_for(self, job: JobRecord, missing: Collection[int], there: Sequence[Pod]) -> None:
+        """Look for outcomes of tasks that have no pod any more, where nobody stopped the job."""
+        found = self.cluster.job(names.job_name(job.id.ulid))
+        if found is None or found["spec"].get("suspend"):
+            return
+        owners, present = self.owners(job), {pods.task_of(pod) for pod in there}
+        if gone := {owners[index] for index in missing} - present:
+            self.recall(job.id.ulid, gone)
+
+    def recall(self, ulid: str, tasks: Collection[int]) -> None:
+        """Keep what pods of these tasks left that are gone, if that is anywhere."""
+
     def remember(self, ulid: str, pod: Pod) -> Remains:
         """Keep what a pod left."""
-        found = self._remains.setdefault(ulid, {})
+        return self.keep(ulid, remains_of(pod))
+
+    def keep(self, ulid: str, left: Remains) -> Remains:
+        """Keep what somebody left, of the latest jobs."""
+        self._remains.setdefault(ulid, {})[left.uid] = left
         while len(self._remains) > _REMEMBERED:
             del self._remains[next(iter(self._remains))]
-        left = found[pod["metadata"]["uid"]] = remains_of(pod)
         return left
 
     def heard(self, job: JobRecord, name: str, uid: str, task: int, said: str) -> Remains | None:
@@ -144,16 +159,18 @@ class PodStore:
         if not message.statuses or not (signed or message.inline.keys() == message.statuses.keys()):
             return None
         left = Remains(name=name, uid=uid, task=task, good=True, at="", message=message)
-        self._remains.setdefault(job.id.ulid, {})[uid] = left
-        return left
+        return self.keep(job.id.ulid, left)
 
     def read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
         """Read outcomes; those that do not exist are left out."""
         ulid = job.id.ulid
         if not set(indices) <= self._holders(job).keys():
-            for pod in self._pods([job]):
+            there = self._pods([job])
+            for pod in there:
                 if pods.ended(pod):
                     self.remember(ulid, pod)
+            if missing := set(indices) - self._holders(job).keys():
+                self._look_for(job, missing, there)
         holders = self._holders(job)
         apart: dict[str, tuple[Remains, list[int]]] = {}
         for index in indices:

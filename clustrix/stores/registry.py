@@ -11,14 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix.errors import ImageUnavailable, RegistryError, StoreError
-from clustrix.kubernetes import names
+from clustrix.errors import ConnectionLost, ImageUnavailable, RegistryDenied, RegistryError, StoreError
 from clustrix.oci.client import Client
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import Descriptor
 from clustrix.oci.reference import Reference
-from clustrix.stores.pods import PodStore, remains_of, unpack
+from clustrix.stores.pods import PodStore, Remains, unpack
 from clustrix.worker import delivery
+from clustrix.worker.message import Message
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from clustrix.kubernetes.connection import Cluster
     from clustrix.model.job import JobRecord
     from clustrix.stores.base import RawOutcome
-    from clustrix.stores.pods import Remains
     from clustrix.worker.message import Layer
 
 _log = logging.getLogger("clustrix")
 _PARALLEL = 32
+_LAST = "~"  # when a pod ended of which nobody knows: after all whose time is known
 _SMALL = 8 << 20  # bytes of a blob that is read into memory at once
 
 
@@ -97,20 +97,28 @@ class RegistryStore(PodStore):
 
     def discard(self, ulids: Collection[str]) -> None:
         """Delete what jobs have in the registry; one that refuses that is told of."""
-        places = [self._reference(f"{ulid.lower()}-payload") for ulid in ulids]
-        for pod in self.cluster.pods(names.selector(ulids)) if ulids else ():
-            ulid, left = names.ulid_of(pod), remains_of(pod)
-            if ulid is None or ulid not in ulids:
-                continue
-            if left.message.manifest is not None:
-                places.append(self._reference("outcomes").with_digest(left.message.manifest))
-            elif not left.good or left.message.derived:
-                places.append(self._reference(delivery.tag(ulid, left.task, left.uid)))
         try:
-            for place in places:
-                self._delete(place)
+            for ulid in ulids:
+                for tag in self._tags(ulid):
+                    self._delete(self._reference(tag))
         except RegistryError as error:
             _log.warning("what jobs have in %s stays there: %s", self._repository, error.message)
+
+    def recall(self, ulid: str, tasks: Collection[int]) -> None:
+        """Keep what pods sent that are gone: the registry alone has it, under a tag that names them."""
+        try:
+            for tag in self._tags(ulid):
+                task, _, uid = tag.removeprefix(_prefix(ulid)).partition("-")
+                if task.isdecimal() and int(task) in tasks:
+                    gone = Remains(name=tag, uid=uid, task=int(task), good=False, at=_LAST, message=Message())
+                    self.keep(ulid, gone)
+        except RegistryDenied as error:
+            _log.warning("what pods sent that are gone cannot be looked for: %s", error.message)
+        except RegistryError as error:  # no answer is no end
+            raise ConnectionLost(error.message) from error
+
+    def _tags(self, ulid: str) -> list[str]:
+        return list(self._client.tags(self._reference("outcomes"), _prefix(ulid)))
 
     def _delete(self, place: Reference) -> None:
         with contextlib.suppress(ImageUnavailable):
@@ -120,3 +128,8 @@ class RegistryStore(PodStore):
 
     def _reference(self, tag: str) -> Reference:
         return Reference.parse(f"{self._repository}:{tag}")
+
+
+def _prefix(ulid: str) -> str:
+    """Begin the tags of a job (`clustrix.worker.delivery.tag`, `clustrix.kubernetes.cargo.push`)."""
+    return f"{ulid.lower()}-"

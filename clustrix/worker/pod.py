@@ -140,6 +140,8 @@ class _Pod:
         signal.setitimer(signal.ITIMER_REAL, 0)
         outcomes = deliveries.written(self._paths, self._items)
         memory = oom_kills() > self._kills
+        if self._told and not self._courier:
+            self._save(outcomes)
         sent = self._delivery.manifest if self._delivery else None
         said = deliveries.short(outcomes, manifest=sent, derived=self._courier, memory=memory)
         whole = True
@@ -152,7 +154,8 @@ class _Pod:
                 said = deliveries.excuse(self._task, self._number, outcomes, error, self._key, derived=self._courier)
                 whole = False
         elif self._courier:
-            _touch(self._paths.receipt)  # it has nothing to send
+            # It has nothing to send, unless the status of this pod may go with it.
+            _touch(self._paths.handover if self._told else self._paths.receipt)
         said = self._add_late(said)
         with open(os.environ.get("CLUSTRIX_TERMINATION_LOG", "/dev/termination-log"), "w") as file:
             file.write(said)
@@ -334,6 +337,13 @@ class _Pod:
             delivery = self._to_registry()
             delivery.repository.patience, delivery.repository.timeout = 0, _HURRY
             delivery.push_new(deliveries.written(self._paths, delivery.unsent(self._items)))
+        except (ClustrixError, OSError) as error:
+            self._pace.complain(error)
+
+    def _save(self, outcomes: Sequence[Written]) -> None:
+        """Send what the status of this pod may hold, too: it can go with a pod that was told to go."""
+        try:
+            self._deliver(outcomes, memory=False)
         except (ClustrixError, OSError) as error:
             self._pace.complain(error)
 

@@ -196,6 +196,17 @@ def test_who_is_evicted_may_save_its_work(k8s: Place) -> None:
     assert caught.value.checkpoint == "step 7"
 
 
+def test_what_it_saved_is_kept_while_nobody_looks(k8s: Place) -> None:
+    """The Job has ended then, and the pod with its status is gone."""
+    job = k8s.far(SAVE).submit()
+    pod = running(k8s, job)["metadata"]["name"]
+    k8s.cluster.evict(pod, k8s.namespace)
+    until(lambda: not [one for one in k8s.get("pods") if one["metadata"]["name"] == pod])
+    with pytest.raises(errors.Preempted) as caught:
+        job.result(LONG)
+    assert caught.value.checkpoint == "step 7"
+
+
 # --- clients --------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 MANIFEST = re.compile(r"/v2/(.+)/manifests/([^/]+)")
 BLOB = re.compile(r"/v2/(.+)/blobs/(sha256:[0-9a-f]+)")
+TAGS = re.compile(r"/v2/(.+)/tags/list")
 UPLOADS = re.compile(r"/v2/(.+)/blobs/uploads/([^/]*)")
 
 
@@ -30,6 +31,7 @@ class FakeRegistry:
         self.blobs, self.manifests, self.uploads = {}, {}, {}
         self.seen = []  # (method, path, headers)
         self.tokens, self.token_requests = {}, []
+        self.page = 100  # the most tags in an answer
         self.faults = []  # [method, part of the path, what to do, how often]
         self.lock = threading.Lock()
 
@@ -115,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
         elif url.path == "/v2/":
             self.answer(200)
+        elif match := TAGS.fullmatch(url.path):
+            self.tags(match[1], parse_qs(url.query))
         elif match := UPLOADS.fullmatch(url.path):
             self.upload(*match.groups(), parse_qs(url.query))
         elif match := MANIFEST.fullmatch(url.path):
@@ -125,6 +129,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(404, "NAME_UNKNOWN")
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = route  # noqa: N815
+
+    def tags(self, repository, query):
+        last, most = query.get("last", [""])[0], min(int(query.get("n", ["100"])[0]), self.fake.page)
+        known = sorted(tag for name, tag in self.fake.manifests if name == repository and ":" not in tag and tag > last)
+        more = {"Link": "</next>; rel=next"} if len(known) > most else {}
+        self.answer(200, json.dumps({"name": repository, "tags": known[:most]}).encode(), **more)
 
     def token(self, query):
         sent = self.headers.get("Authorization", "")

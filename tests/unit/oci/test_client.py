@@ -456,3 +456,13 @@ def test_importing_costs_no_network_and_no_home(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "none"))
     assert Keychain().path == Path(tmp_path / "none" / "config.json")
     Client().close()
+
+
+def test_tags_that_begin_alike(fake, client):
+    reference = Reference.parse(f"{fake.host}/pods:any")
+    assert list(client.tags(reference, "b-")) == []
+    for tag in ("a-1", *(f"b-{number}" for number in range(5)), "c-1", "c-2"):
+        fake.put_manifest("pods", tag, tag.encode(), "text/plain")
+    fake.page = 2
+    assert list(client.tags(reference, "b-")) == [f"b-{number}" for number in range(5)]
+    assert len(fake.requests("GET")) == 1 + 3

@@ -147,7 +147,10 @@ def make_job(cluster, items=4, workers=4):
         abi="cp3",
     )
     cluster.secrets[names.job_name(ulid)] = {"key": KEY, "task.json": write(task)}
-    cluster.jobs[names.job_name(ulid)] = {"metadata": {"annotations": {names.RECORD: records.dump(job).decode()}}}
+    cluster.jobs[names.job_name(ulid)] = {
+        "metadata": {"annotations": {names.RECORD: records.dump(job).decode()}},
+        "spec": {"suspend": False},
+    }
     return job
 
 
@@ -420,6 +423,16 @@ def test_what_a_killed_pod_had_sent_is_found_by_its_name(cluster, store, job, fa
     assert sorted(event.task for event in told if event.end) == [1, 2]
     assert [value_of(raw) for raw in store.read(job, [1, 2])] == ["kept"]
     watch.close()
+
+
+def test_what_a_pod_had_sent_that_is_gone_is_found_by_the_job(cluster, store, job, fake, tmp_path):
+    send(fake, make_pod(job, 0, uid="gone"), [{0: outcome(0, "kept")}], tmp_path)
+    send(fake, make_pod(job, 1, uid="runs"), [{1: outcome(1, "not yet")}], tmp_path)
+    cluster.there["b"] = make_pod(job, 1, uid="runs", running=True)
+    cluster.jobs[names.job_name(job.id.ulid)]["spec"]["suspend"] = True  # it was stopped
+    assert list(store.read(job, [0, 1, 2])) == []
+    cluster.jobs[names.job_name(job.id.ulid)]["spec"]["suspend"] = False
+    assert [value_of(raw) for raw in store.read(job, [0, 1, 2])] == ["kept"]
 
 
 def test_a_registry_that_does_not_answer_is_no_end(cluster, store, job, fake):

@@ -148,7 +148,9 @@ def test_a_hook_saves_before_the_limit(pod, tmp_path):
 
 
 def test_a_hook_saves_when_the_pod_is_told_to_go(pod, tmp_path):
-    one = pod(endings.saves, [(str(tmp_path),)])
+    """What it saved is in the registry, too: the pod's status may go with the pod."""
+    fake = FakeRegistry()
+    one = pod(endings.saves, [(str(tmp_path),)], registry=registry(fake))
     process = one.start()
     wait_for(tmp_path / "begun")
     process.terminate()
@@ -157,6 +159,9 @@ def test_a_hook_saves_when_the_pod_is_told_to_go(pod, tmp_path):
     assert type(error) is errors.Preempted
     assert error.checkpoint == "saved"
     assert one.message.told == (0,)
+    (layer,) = layers_of(fake.manifests["pods", f"{one.ulid.lower()}-0-uid-1"][0])
+    assert unpack(fake.blobs["pods", layer.digest])["0.json"] == one.message.inline[0][0]
+    fake.close()
 
 
 def test_a_pod_that_is_told_to_go_leaves_what_had_ended_and_says_so(pod, tmp_path):
