@@ -176,9 +176,11 @@ def _request(order: Order) -> Document:
 
 def _main(order: Order) -> Document:
     resources, options = order.spec.resources, order.options
+    # The one core of whoever asked for no number is weaker than what a template says.
+    said = resources.cores == 1 and any(map(_says_cpu, (order.defaults.pod_template, options.pod_template)))
     amounts = _given(
         {
-            "cpu": str(resources.cores),
+            "cpu": "" if said else str(resources.cores),
             "memory": resources.memory_bytes and str(resources.memory_bytes),
             "ephemeral-storage": options.ephemeral_storage and str(options.ephemeral_storage),
             options.gpu_resource: resources.gpus and str(resources.gpus),
@@ -209,6 +211,11 @@ def _main(order: Order) -> Document:
         "resources": {"requests": amounts, "limits": dict(amounts)},
         "volumeMounts": mounts,
     }
+
+
+def _says_cpu(part: Mapping[str, Any]) -> bool:
+    main = (one for one in (part.get("spec") or {}).get("containers") or () if one["name"] == names.MAIN)
+    return any("cpu" in amounts for one in main for amounts in (one.get("resources") or {}).values())
 
 
 def _courier(order: Order) -> Document:

@@ -126,6 +126,18 @@ def test_precedence():
     assert resources["limits"]["x/y"] == "1"
 
 
+@pytest.mark.parametrize(("cores", "requests", "limits"), [(1, "100m", None), (2, "2", "2")])
+def test_a_template_says_what_a_pod_gets_where_nobody_asked_for_a_number_of_cores(cores, requests, limits):
+    chart = {"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "100m"}}}]}}
+    cases = (
+        (order(defaults=Defaults(pod_template=chart), resources=Resources(cores=cores)), (requests, limits)),
+        (order(resources=Resources(cores=cores)), (str(cores), str(cores))),
+    )
+    for made, expected in cases:
+        found = pod(made)["containers"][0]["resources"]
+        assert (found["requests"].get("cpu"), found["limits"].get("cpu")) == expected
+
+
 def test_nobody_gets_what_the_courier_has():
     spec = pod(order(courier=True))
     (main,) = spec["containers"]
