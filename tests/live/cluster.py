@@ -1,4 +1,4 @@
-"""The Kubernetes test bed: a real node of this test process, or the cluster that CLUSTRIX_KUBECONFIG names.
+"""The Kubernetes test bed: a real node of this test process, or the cluster that CLUSTRIX_LIVE_KUBECONFIG names.
 
 ``python -m tests.live.cluster`` starts a node for people, until Ctrl-C.
 """
@@ -274,13 +274,13 @@ def _of_node(state: Path, binaries: str) -> Kubernetes:
 
 
 def given(kubeconfig: Path, directory: Path) -> Kubernetes:
-    """Use a kubeconfig and CLUSTRIX_KUBE_REGISTRY, a registry with ``http://`` before it where it speaks plain HTTP."""
+    """Use a kubeconfig and CLUSTRIX_LIVE_REGISTRY, a registry with ``http://`` before it where it speaks plain HTTP."""
     if (kubeconfig.parent / "pid" / "node").exists():  # a node that somebody started by hand
         return _of_node(kubeconfig.parent, servers.run([str(RECIPE / "build")]).strip())
-    address = os.environ.get("CLUSTRIX_KUBE_REGISTRY")
+    address = os.environ.get("CLUSTRIX_LIVE_REGISTRY")
     if not address:
         raise RuntimeError(
-            "CLUSTRIX_KUBECONFIG goes with CLUSTRIX_KUBE_REGISTRY, a registry that the cluster pulls from"
+            "CLUSTRIX_LIVE_KUBECONFIG goes with CLUSTRIX_LIVE_REGISTRY, a registry that the cluster pulls from"
         )
     context = yaml.safe_load(kubeconfig.read_text())["current-context"]
     registry = address.removeprefix("http://").removeprefix("https://").rstrip("/")
@@ -297,8 +297,8 @@ def given(kubeconfig: Path, directory: Path) -> Kubernetes:
 
 @contextlib.contextmanager
 def kubernetes(directory: Path) -> Iterator[Kubernetes]:
-    """The cluster of CLUSTRIX_KUBECONFIG, else a node of our own."""
-    kubeconfig = os.environ.get("CLUSTRIX_KUBECONFIG")
+    """The cluster of CLUSTRIX_LIVE_KUBECONFIG, else a node of our own."""
+    kubeconfig = os.environ.get("CLUSTRIX_LIVE_KUBECONFIG")
     if kubeconfig:
         yield given(Path(kubeconfig), directory)
     else:
@@ -312,7 +312,9 @@ def main(state: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt), node(state) as cluster:
         assert cluster.node is not None
         base = cluster.load(servers.bases()["debian"].layout, "base:bookworm")
-        print(f"export CLUSTRIX_KUBECONFIG={cluster.kubeconfig} KUBECONFIG={cluster.kubeconfig} PATH={cluster.path}")
+        print(
+            f"export CLUSTRIX_LIVE_KUBECONFIG={cluster.kubeconfig} KUBECONFIG={cluster.kubeconfig} PATH={cluster.path}"
+        )
         print(f"registry: {cluster.registry} (plain HTTP), with a password: {cluster.node.docker_config()}")
         print(f"base image: {base}", flush=True)
         signal.pause()

@@ -131,7 +131,7 @@ def sge_cluster(tmp_path_factory: Factory) -> Iterator[beds.Bed]:
 
 @pytest.fixture(scope="session")
 def kubernetes(tmp_path_factory: Factory) -> Iterator[cluster.Kubernetes]:
-    """A Kubernetes cluster with a registry: one node of our own, or what CLUSTRIX_KUBECONFIG names."""
+    """A Kubernetes cluster with a registry: one node of our own, or what CLUSTRIX_LIVE_KUBECONFIG names."""
     with cluster.kubernetes(tmp_path_factory.mktemp("kubernetes")) as running:
         yield running
 

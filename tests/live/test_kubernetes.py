@@ -200,7 +200,7 @@ def test_an_image_that_nodes_cannot_pull(k8s: Place) -> None:
 def test_a_registry_that_wants_a_login(k8s: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes pull with our login, and pods read payloads and leave results with it."""
     if k8s.cluster.node is None:
-        pytest.skip("a cluster of somebody else has no such registry; without CLUSTRIX_KUBECONFIG ours has")
+        pytest.skip("a cluster of somebody else has no such registry; without CLUSTRIX_LIVE_KUBECONFIG ours has")
     (tmp_path / "config.json").write_text(k8s.cluster.node.docker_config())
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     registry = k8s.cluster.node.auth_registry

@@ -62,7 +62,7 @@ def waits_for(reason: str, bed: Kubernetes, name: str, namespace: str) -> None:
 @pytest.fixture
 def node(kubernetes: Kubernetes) -> Node:
     if kubernetes.node is None:
-        pytest.skip("the cluster of CLUSTRIX_KUBECONFIG is not ours to look into or to break")
+        pytest.skip("the cluster of CLUSTRIX_LIVE_KUBECONFIG is not ours to look into or to break")
     return kubernetes.node
 
 

@@ -81,7 +81,7 @@ def shared(
     """A directory that pods of the namespace see: a volume of the node, as an admin makes one."""
     if kubernetes.node is None:
         pytest.skip(
-            "this suite shares a directory with the node: unset CLUSTRIX_KUBECONFIG to run it on one of its own"
+            "this suite shares a directory with the node: unset CLUSTRIX_LIVE_KUBECONFIG to run it on one of its own"
         )
     directory = tmp_path_factory.mktemp("shared")
     for place in (directory, *directory.parents[:2]):

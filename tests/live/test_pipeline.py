@@ -78,9 +78,7 @@ def project(
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    # Where the test bed is; clustrix would take it for its own setting.
-    told = {name: value for name, value in os.environ.items() if name != "CLUSTRIX_KUBECONFIG"}
-    return {**told, "CLUSTRIX_STATE_DIR": str(tmp_path_factory.mktemp("state"))}
+    return {**os.environ, "CLUSTRIX_STATE_DIR": str(tmp_path_factory.mktemp("state"))}
 
 
 def run(project: Path, shell: dict[str, str], *argv: str, status: int = 0) -> str:
