@@ -6,15 +6,17 @@ A scheduler is one file with one class. `clustrix.backends.batch` drives any dia
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from clustrix.errors import ConfigError
+from clustrix.errors import ConfigError, UnsupportedResource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from clustrix.model.job import JobPaths, JobSpec, TaskStatus
+    from clustrix.model.resources import Resources
     from clustrix.transports.base import Completed
 
 
@@ -119,6 +121,28 @@ def job_name(spec: JobSpec) -> str:
     """Make a name that is unique, so that a scheduler can be asked for it, and plain enough for every one of them."""
     name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', spec.name)[:60]}-{spec.id.ulid}"
     return name if name[0].isalpha() else f"job{name}"
+
+
+def task_command(modules: Sequence[str], wrapper: str) -> str:
+    """Write the command that loads the modules and runs the wrapper of ``$task``."""
+    if not modules:
+        return f'sh {shlex.quote(wrapper)} "$task"'
+    load = 'task=$1; wrapper=$2; shift 2; module load "$@" || exit 1; exec sh "$wrapper" "$task"'
+    names = " ".join(shlex.quote(one_line("modules", name)) for name in modules)
+    # Only a login shell is sure to know the module command.
+    return f'bash -lc {shlex.quote(load)} bash "$task" {shlex.quote(wrapper)} {names}'
+
+
+def refuse(asked: Resources, scheduler: str, remedies: Mapping[str, str]) -> None:
+    """Refuse what a scheduler does not know, each with its remedy, and tasks of several nodes; UnsupportedResource."""
+    for name, remedy in remedies.items():
+        if getattr(asked, name):
+            raise UnsupportedResource(f"{name}={getattr(asked, name)!r} means nothing to {scheduler}", remedy=remedy)
+    if asked.nodes > 1:
+        raise UnsupportedResource(
+            f"nodes={asked.nodes}: one task runs on one node; programs that span nodes (MPI) are not launched yet",
+            remedy="Leave nodes out, and divide the work with .map.",
+        )
 
 
 def one_line(name: str, value: object) -> str:

@@ -19,10 +19,9 @@ from clustrix.errors import (
     SubmitRejected,
     UnknownOption,
     UnparsableOutput,
-    UnsupportedResource,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable
+from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable, refuse, task_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -141,9 +140,6 @@ class Htcondor:
             **({"max_materialize": limit} if limit is not None and limit < tasks else {}),
             **_resources(spec.resources),
         }
-        wrapper = shlex.quote(paths.wrapper)
-        modules = [shlex.quote(one_line("modules", name)) for name in spec.resources.modules]
-        load = 'task=$1; wrapper=$2; shift 2; module load "$@" || exit 1; exec sh "$wrapper" "$task"'
         lines = [
             "#!/bin/sh",
             f"# {printable(spec.name)}, job {spec.id.ulid}, tasks {offset} to {offset + tasks - 1}",
@@ -154,10 +150,7 @@ class Htcondor:
             "export CLUSTRIX_NATIVE_ID=$2",
             _SETTLED,
             f'exec >>{shlex.quote(paths.logs)}/"$task".out 2>&1',
-            # Only a login shell is sure to know the module command.
-            f'exec bash -lc {shlex.quote(load)} bash "$task" {wrapper} {" ".join(modules)}'
-            if modules
-            else f'exec sh {wrapper} "$task"',
+            f"exec {task_command(spec.resources.modules, paths.wrapper)}",
             "",
         ]
         return "\n".join(lines)
@@ -297,14 +290,7 @@ def _refuse(asked: Resources) -> None:
         "constraint": expression,
         "gpu_type": 'Say it as HTCondor does, with backend_options={"require_gpus": \'DeviceName == "..."\'}.',
     }
-    for name, remedy in remedies.items():
-        if getattr(asked, name):
-            raise UnsupportedResource(f"{name}={getattr(asked, name)!r} means nothing to HTCondor", remedy=remedy)
-    if asked.nodes > 1:
-        raise UnsupportedResource(
-            f"nodes={asked.nodes}: one task runs on one node; programs that span nodes (MPI) are not launched yet",
-            remedy="Leave nodes out, and divide the work with .map.",
-        )
+    refuse(asked, "HTCondor", remedies)
 
 
 def _own_attributes(attributes: object) -> dict[str, object]:

@@ -17,10 +17,9 @@ from clustrix.errors import (
     SubmitRejected,
     UnknownOption,
     UnparsableOutput,
-    UnsupportedResource,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable
+from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable, refuse, task_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -115,9 +114,6 @@ class Pbs:
             *([("J", f"0-{tasks - 1}{most}")] if tasks > 1 else []),
             *_resources(spec.resources, array=tasks > 1),
         ]
-        wrapper = shlex.quote(paths.wrapper)
-        modules = [shlex.quote(one_line("modules", name)) for name in spec.resources.modules]
-        load = 'task=$1; wrapper=$2; shift 2; module load "$@" || exit 1; exec sh "$wrapper" "$task"'
         lines = [
             "#!/bin/sh",
             f"# {printable(spec.name)}, job {spec.id.ulid}, tasks {offset} to {offset + tasks - 1}",
@@ -125,10 +121,7 @@ class Pbs:
             "",
             f"task=$(({offset} + {self.array_index}))" if tasks > 1 else f"task={offset}",
             f'exec >>{shlex.quote(paths.logs)}/"$task".out 2>&1',
-            # Only a login shell is sure to know the module command.
-            f'exec bash -lc {shlex.quote(load)} bash "$task" {wrapper} {" ".join(modules)}'
-            if modules
-            else f'exec sh {wrapper} "$task"',
+            f"exec {task_command(spec.resources.modules, paths.wrapper)}",
             "",
         ]
         return "\n".join(lines)
@@ -243,14 +236,7 @@ def _refuse(asked: Resources) -> None:
         "constraint": table,
         "gpu_type": table,
     }
-    for name, remedy in remedies.items():
-        if getattr(asked, name):
-            raise UnsupportedResource(f"{name}={getattr(asked, name)!r} means nothing to PBS", remedy=remedy)
-    if asked.nodes > 1:
-        raise UnsupportedResource(
-            f"nodes={asked.nodes}: one task runs on one node; programs that span nodes (MPI) are not launched yet",
-            remedy="Leave nodes out, and divide the work with .map.",
-        )
+    refuse(asked, "PBS", remedies)
 
 
 def _add(option: str, to: dict[str, object], extras: object) -> None:

@@ -19,10 +19,9 @@ from clustrix.errors import (
     SubmitRejected,
     UnknownOption,
     UnparsableOutput,
-    UnsupportedResource,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable
+from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable, refuse, task_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -121,9 +120,6 @@ class Sge:
             **({"tc": limit} if limit is not None and limit < tasks else {}),
             **_resources(spec.resources),
         }
-        wrapper = shlex.quote(paths.wrapper)
-        modules = [shlex.quote(one_line("modules", name)) for name in spec.resources.modules]
-        load = 'task=$1; wrapper=$2; shift 2; module load "$@" || exit 1; exec sh "$wrapper" "$task"'
         lines = [
             "#!/bin/sh",
             f"# {printable(spec.name)}, job {spec.id.ulid}, tasks {offset} to {offset + tasks - 1}",
@@ -133,10 +129,7 @@ class Sge:
             f"task=$((SGE_TASK_ID + {offset} - 1))" if tasks > 1 else f"task={offset}; unset SGE_TASK_ID",
             f'exec >>{shlex.quote(paths.logs)}/"$task".out 2>&1',
             "trap : USR1 USR2 TERM",
-            # Only a login shell is sure to know the module command.
-            f'bash -lc {shlex.quote(load)} bash "$task" {wrapper} {" ".join(modules)}'
-            if modules
-            else f'sh {wrapper} "$task"',
+            task_command(spec.resources.modules, paths.wrapper),
             "code=$?",
             "# 99 would queue the job again, and 100 leave it there as an error.",
             "case $code in 99|100) code=1;; esac",
@@ -274,14 +267,7 @@ def _refuse(asked: Resources) -> None:
         "constraint": table,
         "gpu_type": table,
     }
-    for name, remedy in remedies.items():
-        if getattr(asked, name):
-            raise UnsupportedResource(f"{name}={getattr(asked, name)!r} means nothing to SGE", remedy=remedy)
-    if asked.nodes > 1:
-        raise UnsupportedResource(
-            f"nodes={asked.nodes}: one task runs on one node; programs that span nodes (MPI) are not launched yet",
-            remedy="Leave nodes out, and divide the work with .map.",
-        )
+    refuse(asked, "SGE", remedies)
 
 
 def _requests(asked: Resources, names: Mapping[str, str], extras: object) -> dict[str, object]:
