@@ -1,3 +1,4 @@
+# ruff: noqa: F811 - fixtures of another file
 """How items end on real pods, and how their outcomes come back: of every size, and whatever dies."""
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ from clustrix.kubernetes import names
 from clustrix.oci.client import Client
 from clustrix.oci.reference import Reference
 
-from .test_kubernetes import LONG, Place, place_in, until
+from .test_kubernetes import LONG, Place, k8s, until  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from .cluster import Kubernetes
 
 pytestmark = [pytest.mark.live, pytest.mark.column("kubernetes"), pytest.mark.timeout(600)]
 
@@ -39,15 +38,6 @@ ENDS = """
             while True: held.append(bytearray(10 << 20))
         return how
 """
-
-
-@pytest.fixture
-def k8s(kubernetes: Kubernetes, kubernetes_namespace: str, kubernetes_base: str) -> Iterator[Place]:
-    """A target of that name, and the image of the test bed."""
-    place = place_in(kubernetes, kubernetes_namespace, kubernetes_base)
-    place.configure()
-    yield place
-    config.configure(targets={})
 
 
 def pods_of(place: Place, handle: Any) -> list[dict[str, Any]]:
