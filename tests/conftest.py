@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clustrix import config
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -22,9 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep tests from reading or writing the configuration, caches and journal of whoever runs them."""
+    """Keep tests from the configuration, caches and journal of whoever runs them, and from one another's settings."""
     home: Path = tmp_path_factory.mktemp("home")
     for name in ("CLUSTRIX_TARGET", "CLUSTRIX_CONFIG", "CLUSTRIX_IN_JOB", "CLUSTRIX_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CLUSTRIX_STATE_DIR", str(home / "state"))
     monkeypatch.setenv("CLUSTRIX_HOME", str(home / "clustrix"))
+    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
+    config.load.cache_clear()

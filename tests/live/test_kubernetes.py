@@ -20,7 +20,7 @@ from clustrix.kubernetes import names
 from tests.conformance.desk import by_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from clustrix.decorator import RemoteFunction
@@ -72,12 +72,11 @@ def place_in(kubernetes: Kubernetes, namespace: str, image: str) -> Place:
 
 
 @pytest.fixture
-def k8s(kubernetes: Kubernetes, kubernetes_namespace: str, kubernetes_base: str) -> Iterator[Place]:
+def k8s(kubernetes: Kubernetes, kubernetes_namespace: str, kubernetes_base: str) -> Place:
     """A target of that name, and the image of the test bed."""
     place = place_in(kubernetes, kubernetes_namespace, kubernetes_base)
     place.configure()
-    yield place
-    config.configure(targets={})
+    return place
 
 
 def until(true: Callable[[], Any], seconds: float = LONG) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from clustrix import config, errors, placement
+from clustrix import errors, placement
 from clustrix.kubernetes import names
 from clustrix.oci.client import Client
 from clustrix.oci.reference import Reference
@@ -166,7 +166,6 @@ def test_a_task_that_is_started_twice_has_one_result(k8s: Place) -> None:
 @pytest.mark.proves("reattach from another home")
 def test_somebody_elses_home_finds_what_ended_while_nobody_looked(k8s: Place, tmp_path: Path) -> None:
     source = "import time, os\ndef later():\n    time.sleep(4)\n    print('done')\n    return len(os.urandom(1 << 20))"
-    config.configure(targets={})
     (tmp_path / "clustrix.yml").write_text(yaml.safe_dump({"targets": {"k8s": k8s.settings}}))
     (tmp_path / "first.py").write_text(
         f"from clustrix import cluster\n{source}\nprint(cluster(target='k8s')(later).submit().id)\n"

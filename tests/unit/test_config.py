@@ -21,7 +21,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "project" / ".git").mkdir(parents=True)
     (tmp_path / "project" / "deep").mkdir()
     monkeypatch.chdir(tmp_path / "project" / "deep")
-    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
     config.load.cache_clear()
     return tmp_path / "project"
 

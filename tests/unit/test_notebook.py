@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
     config.load.cache_clear()
 
 

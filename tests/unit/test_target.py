@@ -19,7 +19,6 @@ from clustrix.transports.base import Completed
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
     config.load.cache_clear()
 
 

@@ -250,7 +250,6 @@ def test_a_change_that_would_be_lost_is_an_error() -> None:
 def test_the_decorator(tmp_path, monkeypatch) -> None:
     (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
     config.load.cache_clear()
     assert cluster(parallel=True)(squares)(4) == [0, 1, 4, 9]
     assert cluster(parallel=False)(carried)([1, 3]) == [1, 2]
