@@ -298,6 +298,7 @@ def _record(ready: Prepared, spec: JobSpec, name: str) -> JobRecord:
         image=ready.image.config_digest if ready.image else None,
         lock_digest=spec.lock_digest,
         fingerprint=_fingerprint(ready),
+        unenforced=ready.unenforced,
     )
 
 

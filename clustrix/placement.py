@@ -47,7 +47,8 @@ class Prepared:
     """Hold a target with an environment in place; jobs may be submitted to it at once and often.
 
     ``prints`` are the fingerprints of the locked packages by name, as far as they are known here; ``mpi`` is by what
-    the ranks of a task find each other, where a task is several processes.
+    the ranks of a task find each other, where a task is several processes; ``unenforced`` are the settings that
+    nothing there holds a job to.
     """
 
     target: Target
@@ -57,10 +58,11 @@ class Prepared:
     lock: LockResult | None = None
     prints: Mapping[str, str] | None = None
     mpi: str | None = None
+    unenforced: tuple[str, ...] = ()
 
 
 def _weigh(target: Target, settings: ClusterConfig) -> None:
-    """Refuse what a host without a scheduler does not have; tell what it has and nobody enforces (decision 5)."""
+    """Refuse what a host without a scheduler does not have; say what it has and nobody enforces (decision 5)."""
     claim = next((mount.source for mount in settings.mounts if not mount.source.startswith("/")), None)
     if claim and not target.on_cluster:
         raise UnsupportedResource(
@@ -79,13 +81,21 @@ def _weigh(target: Target, settings: ClusterConfig) -> None:
             f"cores={settings.cores}: {target.transport.address} has {target.cores}",
             remedy=f"Ask for at most cores={target.cores}.",
         )
-    if target.runtime.enforces_memory:
-        return
     where = f"by runtime {target.runtime_name} on target {target.name}"
-    if settings.memory is not None:
-        say(f"memory={settings.memory} bytes is not enforced {where}")
-    if settings.gpus and target.runtime.needs is Need.LOCK:
-        say(f"gpus={settings.gpus} is neither checked nor reserved {where}")
+    said = {
+        "memory": f"memory={settings.memory} bytes is not enforced {where}",
+        "gpus": f"gpus={settings.gpus} is neither checked nor reserved {where}",
+    }
+    for name in _unenforced(target, settings):
+        say(said[name])
+
+
+def _unenforced(target: Target, settings: ClusterConfig) -> tuple[str, ...]:
+    """Name what is asked for and nothing at the target holds a job to."""
+    if not target.plain or target.runtime.enforces_memory:
+        return ()
+    memory = ("memory",) if settings.memory is not None else ()
+    return (*memory, "gpus") if settings.gpus and target.runtime.needs is Need.LOCK else memory
 
 
 def prepare(settings: ClusterConfig) -> Prepared:
@@ -131,6 +141,7 @@ def _placed(target: Target, settings: ClusterConfig) -> Prepared:
         lock=result,
         prints=artifacts.fingerprints(result.lock) if result else None,
         mpi=_interface(target, standing, artifact.image, settings),
+        unenforced=_unenforced(target, settings),
     )
 
 

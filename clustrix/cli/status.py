@@ -26,6 +26,7 @@ def command(job_id: str, *, as_json: bool) -> None:
     if isinstance(found, Exception):
         raise found
     start = found.expected_start
+    several = {"nodes": found.nodes, "unenforced": record.unenforced}
     in_pods = targets.of_record(record).on_cluster  # each with a directory that goes with it
     data = {
         "id": str(record.id),
@@ -36,14 +37,14 @@ def command(job_id: str, *, as_json: bool) -> None:
         "items": found.items,
         "finished": found.finished,
         "failed": found.failed,
-        "nodes": list(found.nodes),
         "native_id": record.native_id,
         "directory": None if in_pods else f"{record.root}/jobs/{record.id.ulid}",
         "image": record.image,
         "lock": record.lock_digest,
         "fingerprint": record.fingerprint,
+        **{name: list(values) for name, values in several.items()},
     }
     if as_json:
         output.emit(data)
     else:
-        output.facts({**data, "nodes": ", ".join(found.nodes)})
+        output.facts(data | {name: ", ".join(values) for name, values in several.items()})

@@ -67,8 +67,7 @@ class JobId:
 class Placed:
     """Say where an environment stands at a target, and how a runtime starts it.
 
-    ``location`` is the runtime's own: a directory, an image id, the path of a SIF. ``enforced`` tells whether
-    the runtime can hold a job to its memory.
+    ``location`` is the runtime's own: a directory, an image id, the path of a SIF.
     """
 
     runtime: str
@@ -164,7 +163,8 @@ class JobRecord:
     """Hold what the journal remembers of a job, enough to find it again from another process.
 
     ``root`` says where its directory is at the target; the key that signs its outcomes is not in here but in a file
-    of its own, mode 0600. ``native_id`` is the backend's own; None until it accepted the job.
+    of its own, mode 0600. ``native_id`` is the backend's own; None until it accepted the job. ``unenforced`` names
+    the settings that nothing at the target holds the job to.
     """
 
     id: JobId
@@ -179,4 +179,5 @@ class JobRecord:
     image: str | None = None  # config digest
     lock_digest: str | None = None
     fingerprint: str | None = None
+    unenforced: tuple[str, ...] = ()
     state: State = State.SUBMITTED

@@ -28,6 +28,7 @@ def load(text: bytes) -> JobRecord:
     try:
         document = {name: value for name, value in json.loads(text).items() if name in _FIELDS}
         document |= {"id": JobId.parse(document["id"]), "state": State(document["state"])}
+        document["unenforced"] = tuple(document.get("unenforced", ()))
         return JobRecord(**document)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"not the record of a job: {error}") from error

@@ -317,6 +317,18 @@ def test_a_job_outlives_its_client_and_is_read_from_another_home(
     assert other.left_behind() == []
 
 
+def test_a_limit_that_nothing_enforces_is_said_and_recorded(stranger: Stranger, base_layout: Path) -> None:
+    servers.need("engine")
+    source = HEAD + "@cluster(memory='1GB')\ndef f():\n    return 1\n\nprint(f())\n"
+    for name, unenforced in (("venv", ["memory"]), ("docker", [])):
+        runtime(stranger, name, base_layout if name == "docker" else None)
+        done = stranger("run", stranger.script(source))
+        assert (done.status, done.out) == (0, "1\n"), done.err
+        assert ("memory=1073741824 bytes is not enforced by runtime venv" in done.err) == bool(unenforced)
+        (job, *_) = stranger("jobs", "--json").json
+        assert stranger("status", job["id"], "--json").json["unenforced"] == unenforced
+
+
 @pytest.mark.proves("same environment, measured there", "local venv", "docker")
 def test_the_fingerprint_is_the_same_in_a_venv_and_in_docker(stranger: Stranger, base_layout: Path) -> None:
     servers.need("engine")
