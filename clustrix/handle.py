@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 from clustrix import console
+from clustrix.conclusion import conclude, state_of
 from clustrix.errors import ConfigError, JobCancelled, JobError, NotReady, OutOfMemory, Unschedulable
 from clustrix.model.job import EndKind, JobId, State
 from clustrix.model.outcome import OutcomeStatus
 from clustrix.stores.base import Ended
-from clustrix.watch import Course, Site, conclude, course_of, state_of
+from clustrix.watch import Course, Site, course_of
 
 if TYPE_CHECKING:
     import asyncio

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clustrix import errors, handle, watch
+from clustrix import conclusion, errors, handle, watch
 from clustrix.model.job import End, EndKind, JobId, JobRecord, State, TaskStatus, new_ulid
 from clustrix.model.outcome import Outcome, OutcomeStatus
 from clustrix.stores.base import Ended, Output, RawOutcome
@@ -252,7 +252,7 @@ def test_a_scheduler_that_does_not_answer_loses_no_job(site: Site, caplog: pytes
 
 def test_the_end_of_an_earlier_start_is_not_the_last(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that is queued again and runs again has removed what its wrapper wrote."""
-    monkeypatch.setattr(watch, "_SETTLE", 0.0)
+    monkeypatch.setattr(conclusion, "_SETTLE", 0.0)
     monkeypatch.setattr(site, "ends", lambda job: {})
     job = attach(site).job()
     site.news.append(Ended(job.id.ulid, task=0, end=End(kind=EndKind.SIGNALLED, signal=15)))
