@@ -23,12 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_home(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keep tests from the configuration, caches and journal of whoever runs them, and from one another's settings."""
     home: Path = tmp_path_factory.mktemp("home")
     for name in ("CLUSTRIX_TARGET", "CLUSTRIX_CONFIG", "CLUSTRIX_IN_JOB", "CLUSTRIX_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CLUSTRIX_STATE_DIR", str(home / "state"))
     monkeypatch.setenv("CLUSTRIX_HOME", str(home / "clustrix"))
-    monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
-    config.load.cache_clear()
+    if pytestconfig.getoption("--target") is None:  # else it is known already, and needed
+        monkeypatch.setattr(config, "_runtime", config.Source("configure()"))
+        config.load.cache_clear()
