@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from clustrix.config import configure as configure
     from clustrix.decorator import cluster as cluster
     from clustrix.executor import ClusterExecutor as ClusterExecutor
+    from clustrix.filesystem import cluster_count_files as cluster_count_files
+    from clustrix.filesystem import cluster_du as cluster_du
+    from clustrix.filesystem import cluster_exists as cluster_exists
+    from clustrix.filesystem import cluster_find as cluster_find
+    from clustrix.filesystem import cluster_glob as cluster_glob
+    from clustrix.filesystem import cluster_isdir as cluster_isdir
+    from clustrix.filesystem import cluster_isfile as cluster_isfile
+    from clustrix.filesystem import cluster_ls as cluster_ls
+    from clustrix.filesystem import cluster_stat as cluster_stat
     from clustrix.handle import Job as Job
     from clustrix.handle import JobArray as JobArray
+    from clustrix.model.files import DiskUsage as DiskUsage
+    from clustrix.model.files import FileInfo as FileInfo
     from clustrix.model.image import Image as Image
     from clustrix.model.settings import ClusterConfig as ClusterConfig
     from clustrix.worker.preemption import on_preempt as on_preempt
@@ -22,10 +33,21 @@ if TYPE_CHECKING:
 _HOMES = {
     "ClusterConfig": "clustrix.model.settings",
     "ClusterExecutor": "clustrix.executor",
+    "DiskUsage": "clustrix.model.files",
+    "FileInfo": "clustrix.model.files",
     "Image": "clustrix.model.image",
     "Job": "clustrix.handle",
     "JobArray": "clustrix.handle",
     "cluster": "clustrix.decorator",
+    "cluster_count_files": "clustrix.filesystem",
+    "cluster_du": "clustrix.filesystem",
+    "cluster_exists": "clustrix.filesystem",
+    "cluster_find": "clustrix.filesystem",
+    "cluster_glob": "clustrix.filesystem",
+    "cluster_isdir": "clustrix.filesystem",
+    "cluster_isfile": "clustrix.filesystem",
+    "cluster_ls": "clustrix.filesystem",
+    "cluster_stat": "clustrix.filesystem",
     "configure": "clustrix.config",
     "job": "clustrix.catalogue",
     "jobs": "clustrix.catalogue",

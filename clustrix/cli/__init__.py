@@ -22,6 +22,7 @@ _COMMANDS = {
     "cancel": "Cancel jobs.",
     "env": "Show, lock or compare an environment.",
     "images": "List the images and environments that were built here.",
+    "ls": "List files at a target or here.",
     "gc": "Remove what ended jobs left.",
     "config": "Show every setting and where it comes from.",
     "doctor": "Check what is needed, and say how to mend it.",
@@ -31,7 +32,7 @@ _COMMANDS = {
 _EPILOG = """\b
 Exit status:
   0    it worked
-  1    the job failed, or a check did
+  1    the job failed, a check did, or a file cannot be seen
   2    the command line or the configuration is wrong
   3    no lock or image could be made
   4    the target cannot be reached, or refused
