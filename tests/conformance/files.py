@@ -39,7 +39,9 @@ HOSTILE = sorted(
         b"a\nf 1 644 1.0 0 0 1 forged",
         b"back\\0101\\slash",
         b"caf\xe9",
-        "café \U0001f40d \ue000".encode(),
+        "\ue000".encode(),
+        "\U0001f40d".encode(),
+        b"\xff",  # the last one by its bytes, and not by its surrogate
         bytes(byte for byte in range(1, 256) if byte != ord("/")),
     ]
 )

@@ -1,4 +1,5 @@
-"""The file functions over SSH, against what the same suite wants of this machine; and in a job of SLURM's."""
+# ruff: noqa: F811 - fixtures of another file
+"""The file functions over SSH, by the same suite as on this machine; and in a job, compared with this machine."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from clustrix.config import load
 from tests.conformance.files import Files
 
 from . import sites
+from .test_spine import HEAD, index, stranger  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +23,37 @@ if TYPE_CHECKING:
     from clustrix.transports.base import Transport
 
     from .beds import Bed
+    from .stranger import Stranger
 
 pytestmark = pytest.mark.live
+
+JOB = """
+@cluster(cores=2, parallel=True)
+def look(place):
+    sizes, processes = {}, set()
+    for path in cluster_glob("**/*.csv", place):
+        sizes[path] = os.path.getsize(path)
+        processes.add(os.getpid())
+    own = os.getpid() in processes
+    return own, sizes, cluster_ls(place), cluster_find(path=place), cluster_du(place), cluster_exists(place + "/absent")
+
+place = sys.argv[1]
+own, sizes, *there = look(place)
+here = [cluster_ls(place), cluster_find(path=place), cluster_du(place), cluster_exists(place + "/absent")]
+print(own, sorted(sizes.values()), there == here, there[2].files)
+"""
+
+
+def test_the_same_answers_in_a_job(stranger: Stranger, tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    (place / "below").mkdir(parents=True)
+    for number in range(4):
+        (place / "below" / f"{number}.csv").write_text("x" * number)
+    (place / "caf\udce9\n").symlink_to("below")
+    stranger.configured(runtime="venv")
+    names = "cluster, cluster_du, cluster_exists, cluster_find, cluster_glob, cluster_ls"
+    done = stranger("run", stranger.script(f"{HEAD}import os\nfrom clustrix import {names}\n{JOB}"), place)
+    assert (done.status, done.out) == (0, "False [0, 1, 2, 3] True 4\n"), done.err
 
 
 class TestOverSSH(Files):
