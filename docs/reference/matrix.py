@@ -95,6 +95,7 @@ ROWS = {
         "strict host keys",
         "connection lost and opened again",
         "copies go on after a cut",
+        "file functions",
     ),
 }
 

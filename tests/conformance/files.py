@@ -162,8 +162,6 @@ class Files:
             with pytest.raises(NotADirectoryError) as failed:
                 cluster_ls(f"{info.path}/x", target=target)
             assert failed.value.filename == f"{info.path}/x"
-            with pytest.raises(FileNotFoundError):
-                cluster_ls(f"{info.path}x", target=target)
         assert cluster_glob("[*]*", there, target=target) == [f"{there}/*[x]?"]
         with pytest.raises(ValueError, match="null byte"):
             cluster_ls("a\0b", target=target)
