@@ -1,5 +1,7 @@
 """One Job of Kubernetes for each job: https://kubernetes.io/docs/concepts/workloads/controllers/job/.
 
+Maps of more tasks than one may have are several Jobs, which share a Secret; `clustrix.kubernetes.manifest.parts`.
+
 Every object has a name that follows from the job's id, so that whatever an earlier attempt did is found. A Job is made
 suspended and begins when its Secret is there, which belongs to it: a client that dies in between leaves nothing that
 runs, and nothing that outlives the Job.
@@ -58,35 +60,38 @@ class Kubernetes:
         load = cargo.load(paths, files)
         login = self._login(spec)
         order = self._order(spec, records.dump(record).decode(), load, pull=login is not None)
-        native_id = f"{self._cluster.space}/{order.name}"
+        parts = manifest.parts(order)
         if load.blobs:
             cargo.push(self._registry(), self._place.repository, spec.id.ulid, load.blobs)
         try:
-            self._persist(order, load, login)
+            self._persist(parts, load, login)
         except ConnectionLost:
             raise  # it may have happened: whoever asks finds it by its name
         except BaseException:  # Ctrl-C, too: nothing stays
             with contextlib.suppress(ClustrixError):
-                self._cluster.delete(self._cluster.path("jobs", order.name), _BACKGROUND)
+                for part in parts:
+                    self._cluster.delete(self._cluster.path("jobs", part.name), _BACKGROUND)
             raise
-        return native_id
+        return " ".join(f"{self._cluster.space}/{part.name}" for part in parts)
 
     def preview(self, spec: JobSpec) -> str:
         """Show the Job as YAML; what it mounts is made when it is submitted."""
         import yaml
 
-        order = self._order(spec, None, None, pull=False)
-        return str(yaml.safe_dump(manifest.job(order), sort_keys=False))
+        parts = manifest.parts(self._order(spec, None, None, pull=False))
+        return str(yaml.safe_dump_all(map(manifest.job, parts), sort_keys=False))
 
     def status(self, jobs: Sequence[JobRecord]) -> Mapping[JobId, Mapping[int, TaskStatus]]:
         """Ask once for all jobs, and give up those that can never start: they are suspended, with the reason."""
         wanted = names.selector([job.id.ulid for job in jobs])
-        found = {names.ulid_of(job): job for job in self._cluster.jobs(wanted)}
+        found: dict[str | None, list[Document]] = {}
+        for part in self._cluster.jobs(wanted):
+            found.setdefault(names.ulid_of(part), []).append(part)
         there = [job for job in jobs if job.id.ulid in found]
         # What has succeeded is known from the Job.
         place, only = self._cluster.path("pods"), "status.phase!=Succeeded"
         seen: dict[str, list[Document]] = {job.id.ulid: [] for job in there}
-        if any(fate.unfinished(found[job.id.ulid]) for job in there):
+        if any(fate.unfinished(part) for job in there for part in found[job.id.ulid]):
             for pod in self._cluster.listing(place, labelSelector=wanted, fieldSelector=only)[0]:
                 ulid = names.ulid_of(pod)
                 if ulid in seen:
@@ -97,14 +102,18 @@ class Kubernetes:
     def cancel(self, jobs: Sequence[JobRecord]) -> None:
         """Mark and suspend the jobs, end their pods, and wait until these are gone; BackendError if one is not."""
         change = {"metadata": {"annotations": {names.CANCELLED: "true"}}, "spec": {"suspend": True}}
-        for job in jobs:
-            place = self._cluster.path("jobs", names.job_name(job.id.ulid))
-            marked = self._cluster.patch(place, change)
-            if marked and names.QUEUE in marked["metadata"]["labels"]:
+        ids = {job.id.ulid: job.id for job in jobs}
+        selectors = [
+            names.selector(list(ids)[start : start + names.SELECTED]) for start in range(0, len(ids), names.SELECTED)
+        ]
+        for part in (part for selector in selectors for part in self._cluster.jobs(selector)):
+            place = self._cluster.path("jobs", part["metadata"]["name"])
+            self._cluster.patch(place, change)
+            if names.QUEUE in part["metadata"]["labels"]:
                 self._cluster.delete(place, _BACKGROUND)  # Kueue would start it again
-                self._removed.add(job.id)
-        for start in range(0, len(jobs), names.SELECTED):
-            self._end_pods(names.selector([job.id.ulid for job in jobs[start : start + names.SELECTED]]))
+                self._removed.add(ids[names.ulid_of(part) or ""])
+        for selector in selectors:
+            self._end_pods(selector)
 
     def _end_pods(self, selector: str) -> None:
         pods = self._cluster.path("pods")
@@ -129,7 +138,8 @@ class Kubernetes:
         given = {**self._place.defaults.backend_options, **_table(job.target.get("backend_options"))}
         seconds = options.read(given).ttl_seconds
         change = {"spec": {"ttlSecondsAfterFinished": seconds}}
-        self._cluster.patch(self._cluster.path("jobs", names.job_name(job.id.ulid)), change)
+        for part in self._cluster.jobs(names.selector([job.id.ulid])):
+            self._cluster.patch(self._cluster.path("jobs", part["metadata"]["name"]), change)
 
     def _order(self, spec: JobSpec, record: str | None, load: cargo.Cargo | None, *, pull: bool) -> manifest.Order:
         """Put together what decides on the objects, and refuse what cannot be or is not allowed."""
@@ -158,31 +168,37 @@ class Kubernetes:
         )
         return order
 
-    def _persist(self, order: manifest.Order, load: cargo.Cargo, login: Credentials | None) -> None:
+    def _persist(self, parts: Sequence[manifest.Order], load: cargo.Cargo, login: Credentials | None) -> None:
         """Make the objects; after a cut all is asked again, and finds what is there."""
         pause = _PAUSE
         for _ in range(_ATTEMPTS - 1):
             with contextlib.suppress(ConnectionLost):
-                return self._make(order, load, login)
+                return self._make(parts, load, login)
             time.sleep(pause)
             pause *= 2
-        return self._make(order, load, login)
+        return self._make(parts, load, login)
 
-    def _make(self, order: manifest.Order, load: cargo.Cargo, login: Credentials | None) -> None:
+    def _make(self, parts: Sequence[manifest.Order], load: cargo.Cargo, login: Credentials | None) -> None:
         """Make the objects that are not there, in the order that leaves nothing behind."""
-        cluster = self._cluster
-        place = cluster.path("jobs", order.name)
-        job = cluster.create(cluster.path("jobs"), manifest.job(order)) or cluster.get(place)
-        if job is None:
-            raise ConnectionLost(f"the Job {order.name} was there and is gone")
-        owner = job["metadata"]["uid"]
+        cluster, order = self._cluster, parts[0]
+        jobs = {part.name: self._made(part) for part in parts}
+        owners = {name: job["metadata"]["uid"] for name, job in jobs.items()}
         for digest in order.bundles:  # after the Job that mounts them: `clustrix gc` sees it
             self._see_to_bundle(digest, load.bundles[digest])
         if login is not None:
-            cluster.create(cluster.path("secrets"), manifest.pull_secret(order, owner, login))
-        cluster.create(cluster.path("secrets"), manifest.secret(order, owner, self._secret(order, load)))
-        if names.QUEUE not in job["metadata"]["labels"]:  # else Kueue says when it begins
-            cluster.patch(place, {"spec": {"suspend": False}})
+            cluster.create(cluster.path("secrets"), manifest.pull_secret(order, owners, login))
+        cluster.create(cluster.path("secrets"), manifest.secret(order, owners, self._secret(order, load)))
+        for name, job in jobs.items():
+            if names.QUEUE not in job["metadata"]["labels"]:  # else Kueue says when it begins
+                cluster.patch(cluster.path("jobs", name), {"spec": {"suspend": False}})
+
+    def _made(self, part: manifest.Order) -> Document:
+        """Make a Job, or find the one that is there."""
+        cluster = self._cluster
+        job = cluster.create(cluster.path("jobs"), manifest.job(part)) or cluster.get(cluster.path("jobs", part.name))
+        if job is None:
+            raise ConnectionLost(f"the Job {part.name} was there and is gone")
+        return job
 
     def _secret(self, order: manifest.Order, load: cargo.Cargo) -> dict[str, bytes]:
         held = dict(load.secret)
@@ -227,9 +243,16 @@ class Kubernetes:
             return None
         return _keychain(spec.image.reference)
 
-    def _tasks(self, record: JobRecord, job: Document, pods: Sequence[Document]) -> Mapping[int, TaskStatus]:
-        """Say where the tasks of one job stand."""
-        told = fate.tasks(record.workers, job, pods)
+    def _tasks(self, record: JobRecord, parts: Sequence[Document], pods: Sequence[Document]) -> dict[int, TaskStatus]:
+        """Say where the tasks of one job stand; those of a Job that somebody removed are lost."""
+        told = dict.fromkeys(range(record.workers), TaskStatus(state=State.LOST))
+        for part in parts:
+            own = [pod for pod in pods if names.offset_of(pod) == names.offset_of(part)]
+            told |= self._part(record, part, own)
+        return told
+
+    def _part(self, record: JobRecord, job: Document, pods: Sequence[Document]) -> dict[int, TaskStatus]:
+        told = fate.tasks(job, pods)
         if not fate.unfinished(job):
             return told
         end = self._doom(job, pods, self._patience(record))

@@ -45,19 +45,19 @@ def changed(job: Document) -> float:
     return max([made(job), *(_seconds(row.get("lastTransitionTime"), 0.0) for row in rows)])
 
 
-def tasks(workers: int, job: Document, there: Sequence[Document]) -> dict[int, TaskStatus]:
-    """Say where every task stands; ``there`` are the pods of the Job that have not succeeded."""
-    status = job.get("status") or {}
+def tasks(job: Document, there: Sequence[Document]) -> dict[int, TaskStatus]:
+    """Say where every task of a Job stands; ``there`` are its pods that have not succeeded."""
+    status, first = job.get("status") or {}, names.offset_of(job)
     good = TaskStatus(state=State.SUCCEEDED, end=End(kind=EndKind.EXITED, exit_code=0))
     rest = _rest(job)
-    found = dict.fromkeys(range(workers), rest)
+    found = dict.fromkeys(range(first, first + job["spec"]["completions"]), rest)
     gone = _failed(End(kind=EndKind.EXITED, message="its pod is gone"))
-    found |= dict.fromkeys(_indexes(status.get("failedIndexes")), gone)
+    found |= dict.fromkeys((first + index for index in _indexes(status.get("failedIndexes"))), gone)
     if not rest.state.ended or _condition(job, "Failed"):
         # Of a task that was started again the last pod counts.
         for pod in sorted(there, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
             found[pods.task_of(pod)] = pods.status_of(pod)
-    return found | dict.fromkeys(_indexes(status.get("completedIndexes")), good)
+    return found | dict.fromkeys((first + index for index in _indexes(status.get("completedIndexes"))), good)
 
 
 def _rest(job: Document) -> TaskStatus:

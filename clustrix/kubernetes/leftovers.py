@@ -32,11 +32,16 @@ class Leftovers:
 def look(cluster: Cluster, before: float) -> Leftovers:
     """Look for what is older than ``before``, in seconds since the epoch; two requests."""
     ours = f"{names.MANAGED_BY}={names.OURS}"
-    found = {ulid: job for job in cluster.jobs(ours) if (ulid := names.ulid_of(job))}
-    old = {ulid: job for ulid, job in found.items() if fate.changed(job) < before}
-    ended = {ulid: len(json.dumps(job)) for ulid, job in old.items() if not fate.unfinished(job)}
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for job in cluster.jobs(ours):
+        found.setdefault(names.ulid_of(job) or "", []).append(job)
+    old = {ulid: parts for ulid, parts in found.items() if max(map(fate.changed, parts)) < before}
+    ended = {ulid: len(json.dumps(parts)) for ulid, parts in old.items() if not any(map(fate.unfinished, parts))}
     needed = {
-        key for ulid, job in found.items() if ulid not in ended for key in _notes(job).get(names.BUNDLES, "").split(",")
+        key
+        for ulid, parts in found.items()
+        if ulid not in ended
+        for key in _notes(parts[0]).get(names.BUNDLES, "").split(",")
     }
     bundles = cluster.listing(cluster.path("configmaps"), only_metadata=True, labelSelector=f"{ours},{names.BUNDLE}")[0]
     return Leftovers(
@@ -54,8 +59,9 @@ def look(cluster: Cluster, before: float) -> Leftovers:
 def remove(cluster: Cluster, jobs: Iterable[str], bundles: Iterable[str]) -> list[tuple[str, str]]:
     """Remove jobs with all that belongs to them, and bundles that still no job mounts; give the kinds and names."""
     gone = [(JOBS, ulid) for ulid in jobs]
-    for _, ulid in gone:
-        cluster.delete(cluster.path("jobs", names.job_name(ulid)), {"propagationPolicy": "Background"})
+    for start in range(0, len(gone), names.SELECTED):
+        for job in cluster.jobs(names.selector([ulid for _, ulid in gone[start : start + names.SELECTED]])):
+            cluster.delete(cluster.path("jobs", job["metadata"]["name"]), {"propagationPolicy": "Background"})
     left = list(bundles)
     if left:
         used = {key for job in cluster.jobs(f"{names.MANAGED_BY}={names.OURS}") for key in _mounted(job)}

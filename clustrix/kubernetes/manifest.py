@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from clustrix.errors import UnsupportedResource
 from clustrix.kubernetes import names, template
 from clustrix.kubernetes.defaults import Defaults
 from clustrix.oci.reference import DOCKER_HUB, Reference
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 PARALLELISM: Final = 32
 """Pods of a map that run at a time where nobody says how many."""
+TASKS: Final = 100_000
+"""Tasks of one Job at most: with more it would have to fail for good with its 10,000th failed one
+(``maxFailedIndexes`` in https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/#JobSpec).
+"""
 _USER = 65532
 _STARTING = 600
 """Seconds beyond its time that a pod may take to begin: the worker keeps the time, and this one counts pulling, too."""
@@ -38,10 +43,11 @@ _DISRUPTED = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Hold everything that decides on the objects of one job.
+    """Hold everything that decides on the objects of one job, or on one of the Jobs that it is divided among.
 
     ``image`` is the reference as nodes pull it; ``sink`` is where outcomes go (``registry`` or ``podlog``);
-    ``bundles`` are the digests that come as ConfigMaps, ``files`` what the Secret holds for the worker.
+    ``bundles`` are the digests that come as ConfigMaps, ``files`` what the Secret holds for the worker; ``offset`` is
+    the number of the first task.
     """
 
     spec: JobSpec
@@ -54,10 +60,16 @@ class Order:
     files: tuple[str, ...] = ("task.json", "payload")
     pull_secret: bool = False
     record: str | None = None
+    offset: int = 0
 
     @property
     def name(self) -> str:
-        """Name the Job and its Secret."""
+        """Name the Job."""
+        return names.job_name(self.spec.id.ulid, self.offset)
+
+    @property
+    def secret_name(self) -> str:
+        """Name the Secret, which the Jobs of one job share."""
         return names.job_name(self.spec.id.ulid)
 
     @property
@@ -70,6 +82,28 @@ class Order:
         """Say how many pods run at a time: as asked, else as many as usual and allowed."""
         usual = min(PARALLELISM, self.defaults.policy.max.get("max_parallel", PARALLELISM))
         return min(self.spec.workers, self.spec.max_parallel or usual)
+
+
+def parts(order: Order) -> list[Order]:
+    """Divide a job among as many Jobs as its tasks need; UnsupportedResource where fewer may run at a time."""
+    workers = order.spec.workers
+    offsets = range(0, workers, TASKS)
+    if len(offsets) == 1:
+        return [order]
+    if order.parallelism < len(offsets):
+        raise UnsupportedResource(
+            f"max_parallel={order.parallelism}: {workers} tasks make {len(offsets)} Jobs, and each runs at least one",
+            remedy=f"Set a larger chunksize, or max_parallel={len(offsets)}.",
+        )
+    each = order.parallelism // len(offsets)
+    return [
+        replace(
+            order,
+            offset=offset,
+            spec=replace(order.spec, workers=min(TASKS, workers - offset), max_parallel=each),
+        )
+        for offset in offsets
+    ]
 
 
 def job(order: Order) -> Document:
@@ -87,7 +121,11 @@ def job(order: Order) -> Document:
         "kind": "Job",
         "metadata": {
             "name": order.name,
-            "labels": {**order.options.labels, **names.labels(spec.id.ulid), **({names.QUEUE: queue} if queue else {})},
+            "labels": {
+                **order.options.labels,
+                **names.labels(spec.id.ulid, order.offset),
+                **({names.QUEUE: queue} if queue else {}),
+            },
             "annotations": {**order.options.annotations, **notes},
         },
         "spec": {
@@ -143,7 +181,7 @@ def _request(order: Order) -> Document:
         selector["nvidia.com/gpu.product"] = spec.resources.gpu_type
     pull = [{"name": name} for name in options.image_pull_secrets]
     if order.pull_secret:
-        pull.append({"name": f"{order.name}-pull"})
+        pull.append({"name": f"{order.secret_name}-pull"})
     time = spec.resources.time or order.defaults.time
     chosen = {
         "nodeSelector": selector,
@@ -158,7 +196,7 @@ def _request(order: Order) -> Document:
     }
     return {
         "metadata": {
-            "labels": {**options.labels, **names.labels(spec.id.ulid)},
+            "labels": {**options.labels, **names.labels(spec.id.ulid, order.offset)},
             **_given({"annotations": dict(options.annotations)}),
         },
         "spec": {
@@ -240,6 +278,8 @@ def _container(order: Order, argv: Sequence[str], sink: str, variables: Mapping[
     }
     home, scratch = f"{names.ROOT}/home", f"{names.ROOT}/tmp"  # noqa: S108 - inside the container
     plain = {"HOME": home, "TMPDIR": scratch, "CLUSTRIX_SINK": sink, **variables}
+    if order.offset:
+        plain["CLUSTRIX_OFFSET"] = str(order.offset)
     return {
         "image": order.image,
         "imagePullPolicy": "IfNotPresent",
@@ -268,7 +308,7 @@ def _common_mounts(order: Order) -> list[Document]:
 
 
 def _volumes(order: Order) -> list[Document]:
-    secret = {"secretName": order.name, "defaultMode": 0o440}
+    secret = {"secretName": order.secret_name, "defaultMode": 0o440}
     memory = order.spec.resources.memory_bytes
     volumes: list[Document] = [
         {"name": "work", "emptyDir": {}},
@@ -303,12 +343,12 @@ def _given(table: Mapping[str, Any]) -> Document:
     return {name: value for name, value in table.items() if value}
 
 
-def secret(order: Order, owner: str, files: Mapping[str, bytes]) -> Document:
-    """Write the Secret of a job, which goes with it; ``owner`` is the uid of the Job."""
-    return {**_owned(order, owner, order.name), "type": "Opaque", "data": _encoded(files)}
+def secret(order: Order, owners: Mapping[str, str], files: Mapping[str, bytes]) -> Document:
+    """Write the Secret of a job, which goes with the last of its Jobs; ``owners`` are their names and uids."""
+    return {**_owned(order, owners, order.secret_name), "type": "Opaque", "data": _encoded(files)}
 
 
-def pull_secret(order: Order, owner: str, login: Credentials) -> Document:
+def pull_secret(order: Order, owners: Mapping[str, str], login: Credentials) -> Document:
     """Write the Secret that nodes pull the image with; docker's format."""
     host = Reference.parse(order.image).registry
     key = "https://index.docker.io/v1/" if host == DOCKER_HUB else host
@@ -316,15 +356,16 @@ def pull_secret(order: Order, owner: str, login: Credentials) -> Document:
     entry = {"identitytoken": login.identity_token} if login.identity_token else {"auth": pair}
     text = json.dumps({"auths": {key: entry}}).encode()
     data = _encoded({".dockerconfigjson": text})
-    return {**_owned(order, owner, f"{order.name}-pull"), "type": "kubernetes.io/dockerconfigjson", "data": data}
+    kind = "kubernetes.io/dockerconfigjson"
+    return {**_owned(order, owners, f"{order.secret_name}-pull"), "type": kind, "data": data}
 
 
-def _owned(order: Order, owner: str, name: str) -> Document:
-    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": order.name, "uid": owner}
+def _owned(order: Order, owners: Mapping[str, str], name: str) -> Document:
+    references = [{"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": uid} for job, uid in owners.items()]
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": name, "labels": names.labels(order.spec.id.ulid), "ownerReferences": [reference]},
+        "metadata": {"name": name, "labels": names.labels(order.spec.id.ulid), "ownerReferences": references},
         "immutable": True,
     }
 

@@ -11,6 +11,8 @@ MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 OURS: Final = "clustrix"
 JOB: Final = "clustrix.dev/job"
 """The label that holds a job's ulid, in lower case."""
+OFFSET: Final = "clustrix.dev/offset"
+"""The label of all but the first of a job's Jobs, and of their pods: the number of the first task."""
 BUNDLE: Final = "clustrix.dev/bundle"
 INDEX: Final = "batch.kubernetes.io/job-completion-index"  # an annotation, and since 1.28 a label
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
@@ -39,9 +41,9 @@ SELECTED: Final = 100
 _BUNDLE_DIGITS = 40
 
 
-def job_name(ulid: str) -> str:
-    """Name the Job of a job, and its Secret."""
-    return f"clustrix-{ulid.lower()}"
+def job_name(ulid: str, offset: int = 0) -> str:
+    """Name the Job of a job that begins with a task; the Secret has the name of the first."""
+    return f"clustrix-{ulid.lower()}{f'-{offset}' if offset else ''}"
 
 
 def bundle_key(digest: str) -> str:
@@ -59,9 +61,9 @@ def bundle_path(digest: str) -> str:
     return f"{BUNDLES_DIRECTORY}/{digest.removeprefix('sha256:').lower()}/bundle.zip"
 
 
-def labels(ulid: str) -> dict[str, str]:
+def labels(ulid: str, offset: int = 0) -> dict[str, str]:
     """Give what every object of a job is labelled with."""
-    return {MANAGED_BY: OURS, JOB: ulid.lower()}
+    return {MANAGED_BY: OURS, JOB: ulid.lower(), **({OFFSET: str(offset)} if offset else {})}
 
 
 def selector(ulids: Collection[str]) -> str:
@@ -75,3 +77,8 @@ def ulid_of(thing: Mapping[str, Any]) -> str | None:
     """Tell which job an object belongs to."""
     found = (thing["metadata"].get("labels") or {}).get(JOB)
     return str(found).upper() if found else None
+
+
+def offset_of(thing: Mapping[str, Any]) -> int:
+    """Tell which task is the first of a Job, its own or the one that a pod belongs to."""
+    return int((thing["metadata"].get("labels") or {}).get(OFFSET, 0))

@@ -40,8 +40,8 @@ def task_of(pod: Pod) -> int:
     for table in ("annotations", "labels"):
         number = (metadata.get(table) or {}).get(names.INDEX)
         if number is not None:
-            return int(number)
-    return 0
+            return names.offset_of(pod) + int(number)
+    return names.offset_of(pod)
 
 
 def node_of(pod: Pod) -> str | None:

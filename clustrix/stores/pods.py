@@ -123,8 +123,8 @@ class PodStore:
 
     def _look_for(self, job: JobRecord, missing: Collection[int], there: Sequence[Pod]) -> None:
         """Look for outcomes of tasks that have no pod any more, where nobody stopped the job."""
-        found = self.cluster.job(names.job_name(job.id.ulid))
-        if found is None or found["spec"].get("suspend"):
+        found = self.cluster.jobs(names.selector([job.id.ulid]))
+        if not found or any(part["spec"].get("suspend") for part in found):
             return
         owners, present = self.owners(job), {pods.task_of(pod) for pod in there}
         if gone := {owners[index] for index in missing} - present:
@@ -275,8 +275,9 @@ class PodStore:
         self._keys.pop(job.id.ulid, None)
         self._slices.pop(job.id.ulid, None)
         self.discard([job.id.ulid])
-        place = self.cluster.path("jobs", names.job_name(job.id.ulid))
-        self.cluster.delete(place, {"propagationPolicy": "Background"})
+        for part in self.cluster.jobs(names.selector([job.id.ulid])):
+            place = self.cluster.path("jobs", part["metadata"]["name"])
+            self.cluster.delete(place, {"propagationPolicy": "Background"})
 
     def discard(self, ulids: Collection[str]) -> None:
         """Delete what jobs have elsewhere; before the cluster forgets their pods, which tell what that is."""

@@ -54,7 +54,7 @@ class _Courier:
         self._paths = supplies.directories(root, ulid)
         self._task = tasks.read(_bytes(supplies.secret(root, "task.json")))
         self._key = _bytes(supplies.secret(root, "key"))
-        self._number = int(os.environ.get("JOB_COMPLETION_INDEX", "0"))
+        self._number = supplies.number()
         self._items = items_of(self._task.slices, self._task.workers, self._number)
         self._log = os.environ.get("CLUSTRIX_SINK") == "podlog"
         self._tag = deliveries.tag(ulid, self._number, os.environ.get("CLUSTRIX_POD_UID", "pod"))

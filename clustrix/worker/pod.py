@@ -7,7 +7,8 @@ of the job (`clustrix.worker.supplies`) and forks a child, which does the ordina
 the middle of an item, the item gets an outcome of the kind of its end and the next child does what was not begun. In
 the end the outcomes go into the termination message if they are small, else to the registry or to the courier.
 
-The environment says ``JOB_COMPLETION_INDEX`` (the task's number), ``CLUSTRIX_TIME_SECONDS`` (its time limit),
+The environment says ``JOB_COMPLETION_INDEX`` and ``CLUSTRIX_OFFSET`` (together the task's number),
+``CLUSTRIX_TIME_SECONDS`` (its time limit),
 ``CLUSTRIX_SINK`` (``registry`` or ``courier``), ``CLUSTRIX_POD_UID``, ``CLUSTRIX_POD_NAME`` and ``CLUSTRIX_NODE_NAME``.
 It ends with 0 when every item of the task has an outcome, with 143 when it was told to go before, else with 1.
 """
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     paths = supplies.lay(root, ulid)
     with open(paths.task, "rb") as file:
         task = tasks.read(file.read())
-    number = int(os.environ.get("JOB_COMPLETION_INDEX", "0"))
+    number = supplies.number()
     bundle = f"{root}/bundles/{os.path.basename(os.path.dirname(os.path.abspath(worker)))}.zip"
     pod = _Pod(root, ulid, bundle, task, number)
     work = pod.run()

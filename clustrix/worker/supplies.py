@@ -36,6 +36,11 @@ def secret(root: str, name: str) -> str:
     return f"{root}-job/{name}"
 
 
+def number() -> int:
+    """Tell the number of the task: of several Jobs that do one, each counts from 0."""
+    return int(os.environ.get("CLUSTRIX_OFFSET", "0")) + int(os.environ.get("JOB_COMPLETION_INDEX", "0"))
+
+
 def directories(root: str, ulid: str) -> JobPaths:
     """Make the directories of a pod."""
     site = SitePaths(root)

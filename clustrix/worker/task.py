@@ -7,7 +7,7 @@ from clustrix.model import stdlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 class Task:
@@ -64,10 +64,16 @@ class Task:
 
 
 def write(task: Task) -> bytes:
-    """Give the text of ``task.json``."""
+    """Give the text of ``task.json``; ``slices`` are in it as ``[start, stop, size]`` of ranges of one size each."""
     import json
 
-    return (json.dumps(vars(task), indent=1) + "\n").encode()
+    runs: list[list[int]] = []
+    for start, stop in task.slices:
+        if runs and runs[-1][2] == stop - start:
+            runs[-1][1] = stop
+        else:
+            runs.append([start, stop, stop - start])
+    return (json.dumps({**vars(task), "slices": runs}, indent=1) + "\n").encode()
 
 
 def read(text: bytes) -> Task:
@@ -79,8 +85,12 @@ def read(text: bytes) -> Task:
     """
     try:
         document = stdlib.decode(text)
-        document["slices"] = tuple((int(start), int(stop)) for start, stop in document["slices"])
+        document["slices"] = tuple((at, at + size) for run in document["slices"] for at, size in _each(*map(int, run)))
         document["code"] = tuple(document["code"])
         return Task(**document)
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"task.json cannot be read: {error}", remedy="Submit the job again.") from error
+
+
+def _each(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    return ((at, size) for at in range(start, stop, size))

@@ -10,7 +10,7 @@ import pytest
 
 from clustrix.backends import kubernetes
 from clustrix.errors import ConfigError, ConnectionLost, SubmitRejected, UnsupportedResource
-from clustrix.kubernetes import names
+from clustrix.kubernetes import manifest, names
 from clustrix.kubernetes.place import Place
 from clustrix.model.image import BuiltImage
 from clustrix.model.job import EndKind, JobId, JobRecord, JobSpec, State
@@ -107,8 +107,9 @@ class Memory:
             self.found["pods"] = []
         self.things.pop(path, None)
 
-    def jobs(self, _):
-        return [thing for key, thing in self.things.items() if key.startswith("jobs/")]
+    def jobs(self, selector):
+        jobs = [thing for key, thing in self.things.items() if key.startswith("jobs/")]
+        return [job for job in jobs if job["metadata"]["labels"][names.JOB] in selector or not selector]
 
     def listing(self, path, **_):
         self._ask("list", path)
@@ -287,3 +288,61 @@ def test_read_jobs_may_go_after_a_while(memory):
     assert "ttlSecondsAfterFinished" not in memory.things[f"jobs/{NAME}"]["spec"]
     driver.settle(replace(RECORD, target={"backend_options": {"ttl_seconds": 60}}))
     assert memory.things[f"jobs/{NAME}"]["spec"]["ttlSecondsAfterFinished"] == 60
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """A map of seven tasks in three Jobs."""
+    monkeypatch.setattr(manifest, "TASKS", 3)
+    slices = tuple((n, n + 1) for n in range(7))
+    return replace(SPEC, items=7, slices=slices, workers=7), replace(RECORD, items=7, workers=7)
+
+
+def test_a_map_beyond_the_limit_is_several_jobs(memory, monkeypatch, parts):
+    spec, record = parts
+    driver = backend(memory)
+    assert driver.submit(spec, record, FILES) == f"ns/{NAME} ns/{NAME}-3 ns/{NAME}-6"
+    jobs = {names.offset_of(job): job for job in memory.jobs("")}
+    assert [(at, job["spec"]["completions"], job["spec"]["parallelism"]) for at, job in jobs.items()] == [
+        (0, 3, 2), (3, 3, 2), (6, 1, 1)
+    ]  # fmt: skip
+    variables = [job["spec"]["template"]["spec"]["containers"][0]["env"] for job in jobs.values()]
+    offsets = [[row["value"] for row in rows if row["name"] == "CLUSTRIX_OFFSET"] for rows in variables]
+    assert offsets == [[], ["3"], ["6"]]
+    assert [key for key in memory.things if key.startswith("secrets/")] == [f"secrets/{NAME}"]
+    owners = memory.things[f"secrets/{NAME}"]["metadata"]["ownerReferences"]
+    assert [row["uid"] for row in owners] == [job["metadata"]["uid"] for job in jobs.values()]
+    # Who comes later knows no limit.
+    monkeypatch.undo()
+    jobs[3]["status"] = {"completedIndexes": "0,2"}
+    jobs[6]["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    found = backend(memory).status([record])[record.id]
+    assert [task for task, status in found.items() if status.state is State.SUCCEEDED] == [3, 5, 6]
+    assert {status.state for task, status in found.items() if task < 3} == {State.WAITING}
+    backend(memory).settle(record)
+    assert {job["spec"]["ttlSecondsAfterFinished"] for job in jobs.values()} == {3600}
+    backend(memory).cancel([record])
+    assert all(job["spec"]["suspend"] for job in jobs.values())
+    del memory.things[f"jobs/{NAME}-3"]
+    found = backend(memory).status([record])[record.id]
+    assert [task for task, status in found.items() if status.state is State.LOST] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("request_number", range(2, 11))
+def test_a_cut_between_jobs_finds_what_is_there(memory, parts, when, request_number):
+    memory.trouble = {request_number: (when, ConnectionLost("cut"))}
+    backend(memory).submit(*parts, FILES)
+    assert [job["spec"]["suspend"] for job in memory.jobs("")] == [False] * 3
+    assert len(memory.things[f"secrets/{NAME}"]["metadata"]["ownerReferences"]) == 3
+
+
+def test_jobs_that_may_not_run_side_by_side_are_refused(memory, parts):
+    spec, record = parts
+    with pytest.raises(UnsupportedResource, match="max_parallel=2: 7 tasks make 3 Jobs"):
+        backend(memory).submit(replace(spec, max_parallel=2), record, FILES)
+    assert memory.jobs("") == []
+    memory.trouble = {5: ("after", SubmitRejected("no"))}
+    with pytest.raises(SubmitRejected):
+        backend(memory).submit(spec, record, FILES)
+    assert memory.jobs("") == []

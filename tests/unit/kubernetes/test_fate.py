@@ -14,7 +14,7 @@ OLD = "2026-01-01T00:00:00Z"
 
 def job(*, status=None, annotations=None, spec=None, labels=None):
     metadata = {"name": "j", "annotations": annotations or {}, "labels": labels or {}, "creationTimestamp": OLD}
-    return {"metadata": metadata, "spec": spec or {}, "status": status or {}}
+    return {"metadata": metadata, "spec": {"completions": 7, **(spec or {})}, "status": status or {}}
 
 
 def pending(words, *, requests=None, selector=None, made="2027-01-15T07:59:00Z"):
@@ -48,7 +48,7 @@ def test_tasks_of_a_map():
     running = pod(main={"running": {}})
     crashed = pod("Failed", main=ended(139))
     crashed["metadata"]["annotations"][names.INDEX] = "5"
-    found = fate.tasks(7, job(status={"completedIndexes": "0-1,6", "failedIndexes": "2"}), [running, crashed])
+    found = fate.tasks(job(status={"completedIndexes": "0-1,6", "failedIndexes": "2"}), [running, crashed])
     assert states(found) == [State.SUCCEEDED, State.SUCCEEDED, failed, runs, waits, failed, State.SUCCEEDED]
     assert found[5].end.signal == 11
 
@@ -56,7 +56,7 @@ def test_tasks_of_a_map():
 def test_the_last_pod_of_a_task_counts():
     first, second = pod("Failed", main=ended(1)), pod(main={"running": {}})
     first["metadata"]["creationTimestamp"], second["metadata"]["creationTimestamp"] = OLD, "2026-01-01T00:00:05Z"
-    assert fate.tasks(4, job(), [second, first])[3].state is State.RUNNING
+    assert fate.tasks(job(), [second, first])[3].state is State.RUNNING
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,26 @@ def test_the_last_pod_of_a_task_counts():
     ],
 )
 def test_jobs_that_have_ended(given, state, kind):
-    found = fate.tasks(2, given, [])
+    found = fate.tasks(given, [])
     assert (found[1].state, found[1].end.kind) == (state, kind)
     assert not fate.unfinished(given)
 
 
 def test_a_cancelled_job_keeps_what_had_succeeded():
     given = job(annotations={names.CANCELLED: "true"}, status={"completedIndexes": "1"})
-    assert states(fate.tasks(3, given, [pod(main={"running": {}})])) == [
-        State.CANCELLED,
-        State.SUCCEEDED,
-        State.CANCELLED,
-    ]
+    found = states(fate.tasks(given, [pod(main={"running": {}})]))
+    assert found == [State.CANCELLED, State.SUCCEEDED, *[State.CANCELLED] * 5]
+
+
+def test_one_of_several_jobs_counts_on_from_its_first_task():
+    crashed = pod("Failed", main=ended(1))
+    crashed["metadata"]["labels"] = {names.OFFSET: "100"}
+    part = job(labels={names.OFFSET: "100"}, status={"completedIndexes": "0", "failedIndexes": "3"})
+    found = fate.tasks(part, [crashed])
+    assert found.keys() == set(range(100, 107))
+    assert [task for task, status in found.items() if status.state is State.FAILED] == [103]
+    assert found[103].end.exit_code == 1
+    assert found[100].state is State.SUCCEEDED
 
 
 QUOTA = 'Error creating: pods "x" is forbidden: exceeded quota: q, requested: {}, used: {}, limited: {}'

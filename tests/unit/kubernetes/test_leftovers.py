@@ -6,12 +6,12 @@ OLD, NEW, NOW = "2026-01-01T00:00:00Z", "2027-01-15T07:59:00Z", 1_800_000_000.0
 ENDED = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": OLD}]}
 
 
-def job(ulid, bundle, *, made=OLD, status=None, **metadata):
+def job(ulid, bundle, *, made=OLD, status=None, offset=0, **metadata):
     notes = {names.BUNDLES: names.bundle_key(bundle)}
-    labels = names.labels(ulid)
+    labels = names.labels(ulid, offset)
+    name = names.job_name(ulid, offset)
     return {
-        "metadata": {"name": names.job_name(ulid), "creationTimestamp": made, "labels": labels, "annotations": notes}
-        | metadata,
+        "metadata": {"name": name, "creationTimestamp": made, "labels": labels, "annotations": notes} | metadata,
         "spec": {},
         "status": status or {},
     }
@@ -31,8 +31,9 @@ class Cluster:
     def path(self, kind, name=""):
         return f"{kind}/{name}"
 
-    def jobs(self, _):
-        return self._jobs
+    def jobs(self, selector):
+        every = names.MANAGED_BY in selector
+        return [job for job in self._jobs if every or job["metadata"]["labels"][names.JOB] in selector]
 
     def listing(self, path, **_):
         return self._bundles, "1"
@@ -48,20 +49,23 @@ def test_the_old_goes_and_what_others_need_stays():
             job("ENDED", a, status=ENDED),
             job("RUNS", b),
             job("YOUNG", a, made=NEW, status=ENDED),
+            job("HALF", b, status=ENDED),
+            job("HALF", b, offset=100),
             job("CANCELLED", d, annotations={names.CANCELLED: "true", names.BUNDLES: names.bundle_key(d)}),
         ],
         [bundle(a), bundle(b), bundle(c), bundle(d), bundle("sha256:" + "e" * 64, made=NEW)],
     )
     found = leftovers.look(cluster, NOW - 86400)
-    assert found.there == {"ENDED", "RUNS", "YOUNG", "CANCELLED"}
+    assert found.there == {"ENDED", "RUNS", "YOUNG", "CANCELLED", "HALF"}
     assert found.jobs.keys() == {"ENDED", "CANCELLED"}
-    assert found.kept == {"RUNS": "it has not ended"}
+    assert found.kept == dict.fromkeys(("RUNS", "HALF"), "it has not ended")
     assert found.bundles.keys() == {names.bundle_name(c), names.bundle_name(d)}
 
 
 def test_what_is_needed_again_meanwhile_stays():
     a, b = ("sha256:" + letter * 64 for letter in "ab")
-    cluster = Cluster([job("NEW", a), job("GOES", b, deletionTimestamp=NEW)], [])
+    parts = [job("ENDED", a, offset=offset, deletionTimestamp=NEW) for offset in (0, 100)]
+    cluster = Cluster([*parts, job("NEW", a), job("GOES", b, deletionTimestamp=NEW)], [])
     gone = leftovers.remove(cluster, ["ENDED"], [names.bundle_name(a), names.bundle_name(b)])
     assert gone == [("jobs", "ENDED"), ("bundles", names.bundle_name(b))]
-    assert cluster.deleted == ["jobs/clustrix-ended", f"configmaps/{names.bundle_name(b)}"]
+    assert cluster.deleted == ["jobs/clustrix-ended", "jobs/clustrix-ended-100", f"configmaps/{names.bundle_name(b)}"]

@@ -191,11 +191,11 @@ def test_claims_and_directories():
 
 def test_secrets_belong_to_the_job():
     made = order()
-    secret = manifest.secret(made, "uid-1", {"key": b"\0\1", "task.json": b"{}"})
+    secret = manifest.secret(made, {made.name: "uid-1"}, {"key": b"\0\1", "task.json": b"{}"})
     (owner,) = secret["metadata"]["ownerReferences"]
     assert owner == {"apiVersion": "batch/v1", "kind": "Job", "name": made.name, "uid": "uid-1"}
     assert base64.b64decode(secret["data"]["key"]) == b"\0\1"
-    pull = manifest.pull_secret(made, "uid-1", Credentials("me", "pw"))
+    pull = manifest.pull_secret(made, {made.name: "uid-1"}, Credentials("me", "pw"))
     login = json.loads(base64.b64decode(pull["data"][".dockerconfigjson"]))["auths"]["registry.example.org"]
     assert base64.b64decode(login["auth"]) == b"me:pw"
     assert pod(order(pull_secret=True))["imagePullSecrets"] == [{"name": f"{made.name}-pull"}]

@@ -34,7 +34,7 @@ class Cluster:
     space, server = "team", "https://cluster"
 
     def __init__(self):
-        self.there, self.jobs, self.logs, self.deleted = {}, {}, {}, []
+        self.there, self.made, self.logs, self.deleted = {}, {}, {}, []
         self.requests = []
         self.events = queue.SimpleQueue()
         self.secrets = {}
@@ -48,7 +48,10 @@ class Cluster:
         return Watch(self)
 
     def job(self, name):
-        return self.jobs.get(name)
+        return self.made.get(name)
+
+    def jobs(self, selector):
+        return [job for job in self.made.values() if job["metadata"]["labels"][names.JOB] in selector]
 
     def secret(self, name):
         return self.secrets.get(name)
@@ -147,8 +150,12 @@ def make_job(cluster, items=4, workers=4):
         abi="cp3",
     )
     cluster.secrets[names.job_name(ulid)] = {"key": KEY, "task.json": write(task)}
-    cluster.jobs[names.job_name(ulid)] = {
-        "metadata": {"annotations": {names.RECORD: records.dump(job).decode()}},
+    cluster.made[names.job_name(ulid)] = {
+        "metadata": {
+            "name": names.job_name(ulid),
+            "labels": names.labels(ulid),
+            "annotations": {names.RECORD: records.dump(job).decode()},
+        },
         "spec": {"suspend": False},
     }
     return job
@@ -382,7 +389,7 @@ def test_logs_of_a_task(cluster, store, job):
     assert store.log(job, 0) == b"0123456789"
     assert store.log(job, 0, last_bytes=4) == b"6789"
     del cluster.there["a"]
-    cluster.jobs.clear()
+    cluster.made.clear()
     with pytest.raises(UnknownJob):
         store.log(job, 0)
 
@@ -391,7 +398,7 @@ def test_what_was_saved_in_a_cancelled_job_does_not_count(cluster, store, job):
     saved = small(0, "saved", status=OutcomeStatus.ERROR, told=(0,))
     cluster.there["a"] = make_pod(job, 0, message=saved)
     assert [raw.index for raw in store.read(job, [0])] == [0]
-    cluster.jobs[names.job_name(job.id.ulid)]["metadata"]["annotations"][names.CANCELLED] = "true"
+    cluster.made[names.job_name(job.id.ulid)]["metadata"]["annotations"][names.CANCELLED] = "true"
     assert store.cancelled(job)
     assert list(store.read(job, [0])) == []
     cluster.there["b"] = make_pod(job, 1, message=small(1, "done", told=(1,)))
@@ -429,9 +436,9 @@ def test_what_a_pod_had_sent_that_is_gone_is_found_by_the_job(cluster, store, jo
     send(fake, make_pod(job, 0, uid="gone"), [{0: outcome(0, "kept")}], tmp_path)
     send(fake, make_pod(job, 1, uid="runs"), [{1: outcome(1, "not yet")}], tmp_path)
     cluster.there["b"] = make_pod(job, 1, uid="runs", running=True)
-    cluster.jobs[names.job_name(job.id.ulid)]["spec"]["suspend"] = True  # it was stopped
+    cluster.made[names.job_name(job.id.ulid)]["spec"]["suspend"] = True  # it was stopped
     assert list(store.read(job, [0, 1, 2])) == []
-    cluster.jobs[names.job_name(job.id.ulid)]["spec"]["suspend"] = False
+    cluster.made[names.job_name(job.id.ulid)]["spec"]["suspend"] = False
     assert [value_of(raw) for raw in store.read(job, [0, 1, 2])] == ["kept"]
 
 
@@ -476,7 +483,7 @@ def test_what_is_beside_a_job(cluster, store):
     cluster.there["b"] = make_pod(job, 1, message=Message(statuses={2: "refused"}))
     assert store.failures([job]) == {job.id.ulid: frozenset({1, 2})}
     cluster.secrets.clear()
-    cluster.jobs.clear()
+    cluster.made.clear()
     again = PodLog(cluster)
     for ask in (lambda: again.owners(job), lambda: again.key(job), lambda: again.record(job.id.ulid)):
         with pytest.raises(UnknownJob):

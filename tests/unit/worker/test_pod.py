@@ -112,6 +112,12 @@ def test_a_pod_does_the_items_of_its_own_number(pod):
     assert sorted(one.message.statuses) == [2, 5, 6]
 
 
+def test_one_of_several_jobs_counts_on(pod):
+    one = pod(len, [(b"x" * number,) for number in range(4)], slices=((0, 1), (1, 2), (2, 3), (3, 4)), workers=4)
+    assert one.run(JOB_COMPLETION_INDEX=1, CLUSTRIX_OFFSET=2)[0] == 0
+    assert (one.value(3), list(one.message.statuses)) == (3, [3])
+
+
 def test_variables_that_need_a_new_process_have_one(pod):
     one = pod(actions.surroundings, [("PYTHONHASHSEED", "HOME", "TMPDIR")], environment={"PYTHONHASHSEED": "7"})
     assert one.run()[0] == 0

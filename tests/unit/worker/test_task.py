@@ -27,6 +27,14 @@ def test_it_is_read_as_it_was_written():
     assert vars(task.read(task.write(TASK))) == vars(TASK)
 
 
+def test_a_hundred_thousand_slices_are_few_bytes():
+    many = task.read(task.write(TASK))
+    many.slices = (*((at, at + 2) for at in range(0, 200_000, 2)), (200_000, 200_001))
+    text = task.write(many)
+    assert len(text) < 2 * len(task.write(TASK))
+    assert task.read(text).slices == many.slices
+
+
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", task.write(TASK).replace(b"workers", b"laborers"), b"\xff"])
 def test_anything_else_is_refused(text):
     with pytest.raises(errors.StoreError, match=r"task\.json"):
