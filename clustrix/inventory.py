@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
 
+    from clustrix.kubernetes.artifacts import Artifacts
     from clustrix.model.job import JobRecord
     from clustrix.target import Target
 
@@ -66,6 +67,7 @@ while read -r path; do
 done
 exit 0
 """)
+_ARTIFACTS = "artifacts"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -143,24 +145,45 @@ def remove(target: Target, paths: Iterable[str]) -> frozenset[str]:
 def _look_at_cluster(target: Target, age: timedelta) -> Inventory:
     from clustrix.kubernetes import leftovers
 
-    found = leftovers.look(target.namespace, time.time() - age.total_seconds())
+    before = time.time() - age.total_seconds()
+    found = leftovers.look(target.namespace, before)
     jobs = {ulid: Old(f"{leftovers.JOBS}/{ulid}", size) for ulid, size in found.jobs.items()}
     shared = [Old(f"{leftovers.BUNDLES}/{name}", size) for name, size in found.bundles.items()]
+    artifacts = _artifacts_of(target)
+    for ulid, held in artifacts.find(target.namespace.mark, before).items() if artifacts else ():
+        if ulid in jobs:
+            jobs[ulid] = Old(jobs[ulid].path, jobs[ulid].size_bytes + sum(held.values()))
+        elif ulid not in found.there:
+            shared += [Old(f"{_ARTIFACTS}/{tag}", size) for tag, size in held.items()]
     return Inventory(there=found.there, jobs=jobs, shared=shared, kept=found.kept)
 
 
 def _remove_from_cluster(target: Target, paths: Iterable[str]) -> frozenset[str]:
     from clustrix.kubernetes import leftovers
-    from clustrix.stores.pods import PodStore
+    from clustrix.kubernetes.artifacts import prefix
 
-    names: dict[str, list[str]] = {leftovers.JOBS: [], leftovers.BUNDLES: []}
+    names: dict[str, list[str]] = {leftovers.JOBS: [], leftovers.BUNDLES: [], _ARTIFACTS: []}
     for path in paths:
         kind, _, name = path.partition("/")
         names[kind].append(name)
-    if isinstance(target.store, PodStore):
-        target.store.discard(names[leftovers.JOBS])
+    deleted: list[str] = []
+    artifacts = _artifacts_of(target)
+    if artifacts:
+        deleted = artifacts.delete(names[_ARTIFACTS])
+        artifacts.delete(tag for ulid in names[leftovers.JOBS] for tag in artifacts.tags(prefix(ulid)))
     gone = leftovers.remove(target.namespace, names[leftovers.JOBS], names[leftovers.BUNDLES])
-    return frozenset(f"{kind}/{name}" for kind, name in gone)
+    return frozenset(f"{kind}/{name}" for kind, name in (*gone, *((_ARTIFACTS, tag) for tag in deleted)))
+
+
+def _artifacts_of(target: Target) -> Artifacts | None:
+    """Give what looks after the registry of a cluster's jobs, if they have one."""
+    from clustrix.kubernetes.artifacts import Artifacts
+    from clustrix.oci.client import Client
+
+    place = target.place
+    if place.registry is None:
+        return None
+    return Artifacts(Client(insecure=[place.registry.partition("/")[0]] if place.insecure else ()), place.registry)
 
 
 def _ended(target: Target, lines: Sequence[str]) -> tuple[dict[str, Old], dict[str, str]]:

@@ -62,7 +62,7 @@ class Kubernetes:
         order = self._order(spec, records.dump(record).decode(), load, pull=login is not None)
         parts = manifest.parts(order)
         if load.blobs:
-            cargo.push(self._registry(), self._place.repository, spec.id.ulid, load.blobs)
+            cargo.push(self._registry(), self._place.repository, spec.id.ulid, load.blobs, self._cluster.mark)
         try:
             self._persist(parts, load, login)
         except ConnectionLost:
@@ -213,7 +213,8 @@ class Kubernetes:
                     remedy="Log in with a password or an access token, or set `store: podlog`.",
                 )
             own = {"username": login.username, "password": login.password} if login else {}
-            document = {"repository": repository, "insecure": self._place.insecure, **own}
+            mark = {"namespace": self._cluster.mark} if self._cluster.mark else {}
+            document = {"repository": repository, "insecure": self._place.insecure, **own, **mark}
             held["registry.json"] = json.dumps(document).encode()
         return held
 

@@ -80,6 +80,7 @@ def _swept(place: Target, found: Inventory, age: timedelta, *, dry_run: bool) ->
     return {
         "jobs": sorted(f"{place.name}/{path.removeprefix('jobs/')}" for path in gone if path.startswith("jobs/")),
         "shared": sorted(path for path in gone if not path.startswith("jobs/")),
+        "bytes": {path: old[path] for path in sorted(gone)},
         "freed_bytes": sum(old[path] for path in gone),
         "kept": {f"{place.name}/{ulid}": why for ulid, why in found.kept.items()},
     }
@@ -109,6 +110,8 @@ def _show(rows: list[dict[str, Any]], here: Mapping[str, int], *, dry_run: bool)
         for kind, size in row["sizes"].items():
             click.echo(f"  {kind:8} {_size(size):>10}")
         click.echo(f"  {verb} {_size(row['freed_bytes'])}: {len(row['jobs'])} jobs, {len(row['shared'])} shared files")
+        for path, size in row["bytes"].items() if dry_run else ():
+            click.echo(f"  {_size(size):>10}  {path}")
         for job, why in row["kept"].items():
             output.note(f"  kept: {job}: {why}")
     click.echo("here, all of which can be made again:")

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from clustrix.kubernetes import artifacts
 from clustrix.oci.manifest import EMPTY, Descriptor, Manifest
 from clustrix.oci.reference import Reference
+from clustrix.worker.delivery import NAMESPACE
 from clustrix.worker.payload import table_of
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ LIMIT: Final = 900 << 10
 """Bytes in one object: the API takes 1 MiB, and etcd 1.5 MB of the JSON."""
 _ARTIFACT = "application/vnd.clustrix.payload.v1"
 _BLOB = "application/octet-stream"
+_JOB = "dev.clustrix.job"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +70,19 @@ def load(paths: JobPaths, files: Mapping[str, bytes | Path], room: int = LIMIT) 
     return Cargo(secret=held, bundles=bundles, blobs=blobs)
 
 
-def push(client: Client, repository: str, ulid: str, blobs: Mapping[str, bytes | Path]) -> None:
-    """Bring blobs to the registry, and a manifest that keeps them from being collected; raises what `Client` does."""
-    place = Reference.parse(f"{repository}:{ulid.lower()}-payload")
+def push(client: Client, repository: str, ulid: str, blobs: Mapping[str, bytes | Path], mark: str | None) -> None:
+    """Bring blobs to the registry, and a manifest that keeps them from being collected; raises what `Client` does.
+
+    ``mark`` is that of the namespace. No other job's manifest is the same: who deletes one, deletes every tag of it.
+    """
+    place = Reference.parse(f"{repository}:{artifacts.payload(ulid)}")
+    notes = {_JOB: ulid, **({NAMESPACE: mark} if mark else {})}
     layers = []
     for digest, content in blobs.items():
         layers.append(Descriptor(_BLOB, digest, _size(content)))
         client.push_blob(place, layers[-1], lambda content=content: _open(content))  # type: ignore[misc]
     client.push_blob(place, EMPTY, lambda: io.BytesIO(b"{}"))
-    client.push_manifest(place, Manifest(EMPTY, tuple(layers), artifact_type=_ARTIFACT).encode())
+    client.push_manifest(place, Manifest(EMPTY, tuple(layers), notes, artifact_type=_ARTIFACT).encode())
 
 
 def _size(content: bytes | Path) -> int:

@@ -30,6 +30,7 @@ __all__ = [
     "SitePaths",
     "State",
     "TaskStatus",
+    "born",
     "new_ulid",
 ]
 
@@ -42,6 +43,14 @@ def new_ulid(now: float | None = None) -> str:
     milliseconds = int((time.time() if now is None else now) * 1000)
     number = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def born(ulid: str) -> float:
+    """Say when a ulid was made, in seconds since the epoch."""
+    number = 0
+    for letter in ulid.upper():
+        number = number << 5 | _CROCKFORD.index(letter)
+    return (number >> 80) / 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -136,8 +136,17 @@ class Client:
         return Descriptor.of(data, media_type)
 
     def delete(self, reference: Reference) -> None:
-        """Delete a manifest, given by digest (registries refuse tags)."""
-        self._session.ask(_call(reference, "DELETE", _manifest(reference), ok=(202,), actions="delete"))
+        """Delete a manifest, given by digest (registries refuse tags), with all its tags.
+
+        https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#content-management
+        """
+        call = _call(reference, "DELETE", _manifest(reference), ok=(202, 405), actions="delete")
+        if self._session.ask(call).status == 405:  # noqa: PLR2004
+            raise RegistryError(
+                f"{reference.registry} is set up to delete nothing",
+                remedy="Whoever runs it allows it; Docker's registry has `delete: {enabled: true}` below `storage` for"
+                " that, or the variable REGISTRY_STORAGE_DELETE_ENABLED=true.",
+            )
 
     def tags(self, reference: Reference, prefix: str) -> Iterator[str]:
         """List the tags of a repository that begin so, page by page; a registry lists them in lexical order.

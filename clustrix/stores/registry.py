@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustrix.errors import ConnectionLost, ImageUnavailable, RegistryDenied, RegistryError, StoreError
+from clustrix.kubernetes import artifacts
 from clustrix.oci.client import Client
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import Descriptor
@@ -46,6 +46,10 @@ class RegistryStore(PodStore):
     @cached_property
     def _client(self) -> Client:
         return Client(insecure=[Reference.parse(self._repository).registry] if self._insecure else ())
+
+    @property
+    def _artifacts(self) -> artifacts.Artifacts:
+        return artifacts.Artifacts(self._client, self._repository)
 
     def announced(self, ulid: str, left: Remains) -> Sequence[int]:
         """List the items of which a pod left an outcome; of one that was killed, what it had sent before."""
@@ -97,18 +101,13 @@ class RegistryStore(PodStore):
 
     def discard(self, ulids: Collection[str]) -> None:
         """Delete what jobs have in the registry; one that refuses that is told of."""
-        try:
-            for ulid in ulids:
-                for tag in self._tags(ulid):
-                    self._delete(self._reference(tag))
-        except RegistryError as error:
-            _log.warning("what jobs have in %s stays there: %s", self._repository, error.message)
+        self._artifacts.delete(tag for ulid in ulids for tag in self._artifacts.tags(artifacts.prefix(ulid)))
 
     def recall(self, ulid: str, tasks: Collection[int]) -> None:
         """Keep what pods sent that are gone: the registry alone has it, under a tag that names them."""
         try:
-            for tag in self._tags(ulid):
-                task, _, uid = tag.removeprefix(_prefix(ulid)).partition("-")
+            for tag in self._artifacts.tags(artifacts.prefix(ulid)):
+                task, _, uid = tag.removeprefix(artifacts.prefix(ulid)).partition("-")
                 if task.isdecimal() and int(task) in tasks:
                     gone = Remains(name=tag, uid=uid, task=int(task), good=False, at=_LAST, message=Message())
                     self.keep(ulid, gone)
@@ -117,19 +116,5 @@ class RegistryStore(PodStore):
         except RegistryError as error:  # no answer is no end
             raise ConnectionLost(error.message) from error
 
-    def _tags(self, ulid: str) -> list[str]:
-        return list(self._client.tags(self._reference("outcomes"), _prefix(ulid)))
-
-    def _delete(self, place: Reference) -> None:
-        with contextlib.suppress(ImageUnavailable):
-            there = self._client.head(place)
-            if there is not None:
-                self._client.delete(place.with_digest(there.digest))
-
     def _reference(self, tag: str) -> Reference:
         return Reference.parse(f"{self._repository}:{tag}")
-
-
-def _prefix(ulid: str) -> str:
-    """Begin the tags of a job (`clustrix.worker.delivery.tag`, `clustrix.kubernetes.cargo.push`)."""
-    return f"{ulid.lower()}-"

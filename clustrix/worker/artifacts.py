@@ -60,12 +60,16 @@ class _PassingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Say which repository (``host[:port]/path``) is used, and as whom: the fields of ``registry.json``."""
+    """Say which repository (``host[:port]/path``) is used, and as whom: the fields of ``registry.json``.
+
+    ``namespace`` is what artifacts say of where they come from.
+    """
 
     repository: str
     insecure: bool = False
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    namespace: str | None = None
 
     @classmethod
     def read(cls, text: bytes) -> Login:
@@ -73,7 +77,8 @@ class Login:
         try:
             document = json.loads(text)
             repository, insecure = document["repository"], document.get("insecure") is True
-            return cls(str(repository), insecure, document.get("username"), document.get("password"))
+            who = document.get("username"), document.get("password")
+            return cls(str(repository), insecure, *who, namespace=document.get("namespace"))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise RegistryError("registry.json names no repository") from None
 
@@ -95,6 +100,7 @@ class Repository:
         self._host, _, self._path = login.repository.partition("/")
         self.patience = patience
         self.timeout = timeout
+        self.namespace = login.namespace
         self._root = "http" if login.insecure else "https", self._host
         self._base = f"{self._root[0]}://{self._host}/v2/{self._path}/"
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 ARTIFACT = "application/vnd.clustrix.outcomes.v1"
 _LAYER = "application/vnd.clustrix.outcomes.v1.tar"
 _ITEMS = "dev.clustrix.items"
+NAMESPACE = "dev.clustrix.namespace"
+"""The annotation of an artifact that says which namespace its job is in."""
 _EMPTY = b"{}"
 _EMPTY_DIGEST = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 _CHUNK = 1 << 20
@@ -49,7 +51,7 @@ def tag(ulid: str, task: int, pod: str) -> str:
     return f"{ulid.lower()}-{task}-{pod}"
 
 
-def manifest(layers: Sequence[Layer]) -> bytes:
+def manifest(layers: Sequence[Layer], namespace: str | None = None) -> bytes:
     """Write the manifest of an artifact."""
     empty = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": _EMPTY_DIGEST, "size": len(_EMPTY)}
     rows = [
@@ -67,6 +69,7 @@ def manifest(layers: Sequence[Layer]) -> bytes:
         "artifactType": ARTIFACT,
         "config": empty,
         "layers": rows,
+        **({"annotations": {NAMESPACE: namespace}} if namespace else {}),
     }
     return stdlib.encode(document).encode()
 
@@ -161,7 +164,8 @@ class Delivery:
         if not self.layers:
             self.repository.push(len(_EMPTY), lambda: io.BytesIO(_EMPTY))
         layer = Layer(self.repository.push(size, open_archive), size, tuple(index for index, _, _ in outcomes))
-        self.manifest = self.repository.push_manifest(self._tag, manifest([*self.layers, layer]))
+        text = manifest([*self.layers, layer], self.repository.namespace)
+        self.manifest = self.repository.push_manifest(self._tag, text)
         self.layers.append(layer)
 
 

@@ -16,11 +16,13 @@ import yaml
 from click.testing import CliRunner
 
 from clustrix import cli, cluster, config, errors
-from clustrix.kubernetes import names
+from clustrix.kubernetes import artifacts, names
+from clustrix.oci.client import Client
+from clustrix.oci.reference import Reference
 from tests.conformance.desk import by_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from clustrix.decorator import RemoteFunction
@@ -328,6 +330,45 @@ def test_gc_removes_the_old_and_nothing_that_runs(k8s: Place) -> None:
         assert set(k8s.job(rests)["metadata"]["annotations"][names.BUNDLES].split(",")) <= bundles
     finally:
         rests.cancel()
+
+
+@pytest.mark.proves("cleanup")
+def test_gc_finds_what_removed_jobs_left_in_the_registry(k8s: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Payload and outcome of a job that somebody deleted; those of another namespace, in the same repository, stay."""
+    repository = f"{k8s.cluster.registry}/gc-{secrets.token_hex(4)}"
+    k8s.configure(registry=repository)
+    large = secrets.token_bytes(1 << 20)
+    echo = k8s.far("def echo(x): return x")
+    gone = [echo.submit(large) for _ in range(2)]
+    assert all(job.result(LONG) == large for job in gone)
+    stays = echo.submit(large)
+    assert stays.result(LONG) == large
+    with Client(insecure=True) as client:
+        tags = lambda: set(client.tags(Reference.parse(repository), ""))  # noqa: E731
+        theirs = tags()
+        assert len(theirs) == 6
+        k8s.cluster.kubectl("--namespace", k8s.namespace, "delete", "job", *(names.job_name(j.id.ulid) for j in gone))
+        monkeypatch.setattr(artifacts, "_UNDER_WAY", 0.0)  # else they had to be an hour old
+        argv = ("gc", "--target", "k8s", "--older", "0s")
+        with kubernetes_elsewhere(k8s, repository):
+            assert not [line for line in clustrix(*argv, "--dry-run").splitlines() if "artifacts/" in line]
+        said = [line.split() for line in clustrix(*argv, "--dry-run").splitlines() if "artifacts/" in line]
+        sizes = {path.partition("/")[2]: f"{size} {unit}" for size, unit, path in said}
+        going = {tag for tag in theirs if not tag.startswith(artifacts.prefix(stays.id.ulid))}
+        assert sizes == dict.fromkeys(going, "1.0 MB")
+        assert tags() == theirs
+        (told,) = json.loads(clustrix(*argv, "--json"))["targets"]
+        assert {path.partition("/")[2] for path in told["shared"] if path.startswith("artifacts/")} == going
+        assert tags() == set()  # the other job had ended, too, and is old enough
+
+
+@contextlib.contextmanager
+def kubernetes_elsewhere(k8s: Place, repository: str) -> Iterator[None]:
+    """Work in another namespace that uses the same repository."""
+    with k8s.cluster.namespace() as space:
+        k8s.configure(registry=repository, namespace=space)
+        yield
+    k8s.configure(registry=repository)
 
 
 def test_the_manifest_is_one_that_kubectl_applies(k8s: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

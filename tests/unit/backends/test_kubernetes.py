@@ -59,7 +59,7 @@ RECORD = JobRecord(
 class Memory:
     """Hold objects as a namespace does; ``trouble`` is raised at the n-th request."""
 
-    space = "ns"
+    space, mark = "ns", "mark"
 
     def __init__(self):
         self.things = {}
@@ -145,7 +145,9 @@ def test_the_order_of_requests(memory):
     assert secret["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
     held = {name: base64.b64decode(data) for name, data in secret["data"].items()}
     assert held.keys() == {"task.json", "payload", "key", "registry.json"}
-    assert json.loads(held["registry.json"]) == {"repository": "localhost:5000/me/jobs", "insecure": True}
+    assert json.loads(held["registry.json"]) == {
+        "repository": "localhost:5000/me/jobs", "insecure": True, "namespace": "mark"
+    }  # fmt: skip
     memory.asked.clear()
     driver.submit(replace(SPEC, id=JobId("k8s", ULID[::-1])), replace(RECORD, id=JobId("k8s", ULID[::-1])), {
         path.replace(ULID, ULID[::-1]): content for path, content in FILES.items()
@@ -207,14 +209,14 @@ def test_results_need_somewhere_to_go(memory):
 def test_a_large_payload_comes_from_a_registry_whatever_way_results_go(memory, monkeypatch):
     pushed = []
     monkeypatch.setattr(
-        kubernetes.cargo, "push", lambda client, repository, ulid, blobs: pushed.append((repository, ulid))
+        kubernetes.cargo, "push", lambda client, repository, ulid, blobs, mark: pushed.append((repository, ulid, mark))
     )
     load = kubernetes.cargo.Cargo(
         secret={"task.json": b"{}", "key": b"k", "remote.json": b"{}"}, bundles={DIGEST: b"w"}, blobs={DIGEST: b"p"}
     )
     monkeypatch.setattr(kubernetes.cargo, "load", lambda *_: load)
     backend(memory, store="podlog").submit(SPEC, RECORD, FILES)
-    assert pushed == [("localhost:5000/me/jobs", ULID)]
+    assert pushed == [("localhost:5000/me/jobs", ULID, "mark")]
     assert "registry.json" in memory.things[f"secrets/{NAME}"]["data"]
     with pytest.raises(ConfigError, match="nothing says where"):
         backend(memory, store="podlog", registry=None).submit(SPEC, RECORD, FILES)
