@@ -52,9 +52,10 @@ def found(samples: dict[str, Any], versions: dict[str, str]) -> Measure:
         "On the node of the live tests: one kubelet with containerd on this machine, whose cores it shares with the"
         " API server. The floor is a Job of `python3 -c pass` in the same image and with the same request for one"
         " core, over the same warm connection, until its container is seen terminated by a watch; it returns no value."
-        " The image is on the node. The map computes 50 items, at most 10 at a time as far as cores allow: as 50 pods"
-        " (`chunksize=1`), and packed, as `.map` does by itself; its raw counterpart is an Indexed Job of 50 until it"
-        f" is Complete. The first call of a process, which imports and connects, took {middle['first']:.1f} s."
+        " The image is on the node. The map computes 50 items, 10 at a time, in pods that request a tenth of a core: as"
+        " 50 pods (`chunksize=1`), and packed, as `.map` does by itself; its raw counterpart is an Indexed Job of 50"
+        " with the same request, until it is Complete. The first call of a process, which imports and connects, took"
+        f" {middle['first']:.1f} s."
     )
     tables = [
         Table(

@@ -76,6 +76,17 @@ class Node:
         init = (self.state / "pid" / "node").read_text().strip()
         return servers.run(["nsenter", "--target", init, "--pid", "--mount", "--net", "--", *argv])
 
+    @contextlib.contextmanager
+    def trusting(self, registry: str) -> Iterator[None]:
+        """Have containerd pull from a registry (``host:port``) that speaks plain HTTP."""
+        place = self.state / "certs.d" / registry
+        place.mkdir()
+        (place / "hosts.toml").write_text(f'server = "http://{registry}"\n')
+        try:
+            yield
+        finally:
+            shutil.rmtree(place)
+
     def kill(self, server: str) -> None:
         """Kill a server as a crash does, and wait until it has ended. It starts again by itself.
 

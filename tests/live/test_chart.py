@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -19,7 +20,11 @@ import httpx
 import pytest
 import yaml
 
+from clustrix import cluster, config
 from clustrix.kubernetes.connection import RIGHTS
+from clustrix.oci.client import Client
+from clustrix.oci.reference import Reference
+from tests.conformance.desk import by_value
 
 from . import servers
 from .cluster import Kubernetes, wait_until
@@ -253,6 +258,47 @@ def uploads(release: Release, certificate: str, directory: Path, login: tuple[st
     trust = ssl.create_default_context(cafile=certificate)
     with forwarded(release, directory / "forward.log") as address:
         return httpx.post(f"https://{address}/v2/clustrix/blobs/uploads/", auth=login, verify=trust).status_code
+
+
+def test_a_job_by_way_of_the_charts_own_registry(
+    kubernetes: Kubernetes,
+    values: dict[str, Any],
+    base_layout: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As docs/how-to/install-the-chart.md says for a port of the nodes: image, payload and result of a real job."""
+    if kubernetes.node is None:
+        pytest.skip("nodes of somebody else cannot be told of a registry; without CLUSTRIX_LIVE_KUBECONFIG ours can")
+    password = secrets.token_hex(8)
+    service = {"type": "NodePort"}
+    values["registry"] |= {"enabled": True, "htpasswd": user_line("alice", password), "service": service}
+    with kubernetes.namespace(labels=RESTRICTED) as namespace:
+        release = Release(kubernetes, namespace, values, tmp_path)
+        release.helm("install")
+        (port,) = kubernetes.get("service", "clustrix-registry", namespace)["spec"]["ports"]
+        address = f"{kubernetes.node.address}:{port['nodePort']}"
+        name = f"{address}/clustrix"
+        release.helm("upgrade", "--set", f"defaults.registry={name},defaults.pod_registry={name}")
+        with kubernetes.node.trusting(address):
+            login = base64.b64encode(f"alice:{password}".encode()).decode()
+            (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": login}}}))
+            monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+            (tmp_path / "requirements.txt").write_text("six==1.17.0\n")
+            target = {"backend": "kubernetes", "context": kubernetes.context, "namespace": namespace}
+            here = {"kubeconfig": str(kubernetes.kubeconfig), "base": f"oci:{base_layout}"}
+            config.configure(
+                targets={"k8s": {**target, **here}}, target="k8s", environment=str(tmp_path / "requirements.txt")
+            )
+            source = "def echo(data):\n    import six\n    return six.__version__, data"
+            data = secrets.token_bytes(2 << 20)
+            release.ready()
+            assert cluster(by_value(source))(data) == ("1.17.0", data)
+        with Client(insecure=True) as client:
+            tags = list(client.tags(Reference.parse(name), ""))
+        ulids = [re.fullmatch(r"([0-9a-z]{26})-(?:payload|0-[0-9a-f-]{36})", tag) for tag in tags]
+        assert len(tags) == 3  # the image, what went there, what came back
+        assert len({found[1] for found in ulids if found}) == 1
 
 
 QUEUES = """
