@@ -81,7 +81,7 @@ class Node:
         """Have containerd pull from a registry (``host:port``) that speaks plain HTTP."""
         place = self.state / "certs.d" / registry
         place.mkdir()
-        (place / "hosts.toml").write_text(f'server = "http://{registry}"\n')
+        (place / "hosts.toml").write_text(f'[host."http://{registry}"]\n')
         try:
             yield
         finally:

@@ -293,6 +293,7 @@ def test_a_job_by_way_of_the_charts_own_registry(
             source = "def echo(data):\n    import six\n    return six.__version__, data"
             data = secrets.token_bytes(2 << 20)
             release.ready()
+            wait_until("the port", lambda: httpx.get(f"http://{address}/").is_success)
             assert cluster(by_value(source))(data) == ("1.17.0", data)
         with Client(insecure=True) as client:
             tags = list(client.tags(Reference.parse(name), ""))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,6 +117,7 @@ def test_all_of_it_is_cancelled_and_removed(k8s: Place, monkeypatch: pytest.Monk
     assert [job["spec"]["suspend"] for job in own(k8s, "jobs", array)] == [True] * 3
     found = list(array.results(timeout=LONG, return_exceptions=True))
     assert [type(one) for one in found] == [errors.JobCancelled] * 7
-    (told,) = json.loads(clustrix("gc", "--target", "k8s", "--older", "0s", "--json"))["targets"]
+    time.sleep(2)
+    (told,) = json.loads(clustrix("gc", "--target", "k8s", "--older", "1s", "--json"))["targets"]
     assert str(array.id) in told["jobs"]
     until(lambda: not [thing for kind in ("jobs", "secrets") for thing in own(k8s, kind, array)])
