@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clustrix.watch import Course
 
 _SETTLE = 5.0  # seconds that a scheduler may take to say why a task ended, where it did not end it itself
+_TAILS = 20  # tasks whose last lines errors show: each costs requests, and thousands may be cancelled at once
 
 
 def conclude(course: Course, *, patience: float) -> None:
@@ -72,7 +73,7 @@ def _condemn(course: Course, condemned: dict[int, tuple[End | None, int | None]]
     tails: dict[int | None, str | None] = {None: None}
     for index, (end, task) in condemned.items():
         if task is not None and task not in tails:
-            tails[task] = course.tail(task)
+            tails[task] = course.tail(task) if len(tails) <= _TAILS else None
         where = index if course.record.items > 1 else None
         shared = course.record.workers < course.record.items
         error = verdict.error(end, course.record.id, index=where, shared=shared, log_tail=tails[task])
