@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix import artifacts, buildjob, mpi
+from clustrix import artifacts, bases, buildjob, mpi
 from clustrix import target as targets
 from clustrix.errors import (
     ConfigError,
@@ -195,7 +195,8 @@ def _run_by_job(target: Target, settings: ClusterConfig, what: str) -> Callable[
 
 
 def _lock_of_host(target: Target, image: Image) -> LockResult:
-    if image.source is ImageSource.REGISTRY or image.base or image.files or image.variables:
+    baked = image.base or image.files or image.variables or image.apt or image.dockerfile
+    if image.source is ImageSource.REGISTRY or baked:
         raise ConfigError(
             f"target {target.name}: runtime {target.runtime_name!r} makes and starts no images",
             remedy="Use runtime: docker, podman or apptainer; variables may go into environment_variables.",
@@ -221,9 +222,7 @@ def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockR
         return None, found
     if target.on_cluster:
         registry = target.place.repository  # before anything is built
-    base = artifacts.base(
-        image.base or settings.base, minor=minor, machine=target.machine, insecure=insecure, progress=progress
-    )
+    base = bases.of(image, settings.base, minor=minor, machine=target.machine, insecure=insecure, progress=progress)
     source = artifacts.source(image, Path.cwd())
     python = base.python(minor)[1].version
     result = artifacts.lock(source, base.platform, python, requirements=image.requirements, progress=progress)

@@ -85,6 +85,13 @@ def default(minor: str) -> str:
     return f"docker.io/library/python:{minor}-slim"
 
 
+def platform_of(machine: str) -> str:
+    """Write a machine as OCI does: ``linux/amd64``; `UnsupportedPackage` if there is no image for it."""
+    if machine not in _ARCHITECTURES:
+        raise UnsupportedPackage(f"no image can be made for the machine {machine!r}", remedy=_KNOWN)
+    return f"linux/{_ARCHITECTURES[machine]}"
+
+
 def resolve(
     base: str | None,
     *,
@@ -101,9 +108,7 @@ def resolve(
     Its blobs are brought into ``layout``, once; a tag costs one HEAD each time. Raises `BaseImageError`,
     `ImageUnavailable`, `RegistryError`, `DiskFull`.
     """
-    if machine not in _ARCHITECTURES:
-        raise UnsupportedPackage(f"no image can be made for the machine {machine!r}", remedy=_KNOWN)
-    platform = f"linux/{_ARCHITECTURES[machine]}"
+    platform = platform_of(machine)
     base = base or default(minor)
     reference: Reference | None = None
     if base.startswith("oci:"):
@@ -119,6 +124,14 @@ def resolve(
             reference = reference.with_digest(digest)
         descriptor = layout.whole(digest, platform) or _pull(reference, platform, client(), layout, progress)
         reference = reference.with_digest(descriptor.digest)
+    served = None if reference is None else str(reference)
+    return found_in(layout, descriptor, cache, base=base, reference=served, platform=platform)
+
+
+def found_in(
+    layout: Layout, descriptor: Descriptor, cache: Path, *, base: str, reference: str | None, platform: str
+) -> Base:
+    """Probe a base that is in a layout, once per digest; ``base`` is what it is called. Raises `BaseImageError`."""
     manifest = layout.manifest(descriptor.digest)
     config = ImageConfig.parse(layout.read_blob(manifest.config.digest))
     if config.platform.split("/")[:2] != platform.split("/"):
@@ -130,7 +143,7 @@ def resolve(
         Records(cache).put("bases", name, found)
     return Base(
         name=base,
-        reference=None if reference is None else str(reference),
+        reference=reference,
         manifest_digest=descriptor.digest,
         manifest=manifest,
         config=config,

@@ -39,6 +39,8 @@ class Order:
 @click.option("--extra", "extras", multiple=True, help="An extra of the project.")
 @click.option("--group", "groups", multiple=True, help="A dependency group of the project.")
 @click.option("--base", help="The base image: a reference, or oci:DIR. Default: that of the target, or the public one.")
+@click.option("--apt", "apt", multiple=True, help="A package to add to the base, by Docker or Podman.")
+@click.option("--dockerfile", type=FILE, help="What Docker or Podman makes of it is the base.")
 @click.option(
     "--output",
     "-o",
@@ -66,8 +68,8 @@ class Order:
 def command(*, dry_run: bool, as_json: bool, verify: bool, **options: Any) -> None:  # noqa: ANN401
     """Make an image of an environment: of a lock, requirements, a script, an Image, or of what is installed.
 
-    No daemon is needed; a SIF is made by the Apptainer of this machine. The same lock and base give the same image;
-    what was packed before is not packed again.
+    No daemon is needed, but for --apt and --dockerfile; a SIF is made by the Apptainer of this machine. The same lock
+    and base give the same image; what was packed before is not packed again.
 
     \b
     Examples:
@@ -76,12 +78,13 @@ def command(*, dry_run: bool, as_json: bool, verify: bool, **options: Any) -> No
       clustrix build --script fit.py --output docker:fit --verify
       clustrix build --requirements requirements.txt --output oci-archive:fit.tar --dry-run
       clustrix build --lock uv.lock --output fit.sif
+      clustrix build --apt gdal-bin --output oci:image
     """
     from clustrix import artifacts, placement
     from clustrix.cli.progress import shown
 
     with shown():
-        order = _order(**options)
+        order = _order(**options, dry_run=dry_run)
         if dry_run:
             _tell_plan(order, as_json=as_json)
             return
@@ -103,6 +106,8 @@ def _order(
     extras: tuple[str, ...],
     groups: tuple[str, ...],
     base: str | None,
+    apt: tuple[str, ...],
+    dockerfile: Path | None,
     outputs: tuple[str, ...],
     tags: tuple[str, ...],
     platform: str | None,
@@ -110,8 +115,9 @@ def _order(
     bytecode: bool,
     compression: str,
     insecure_registry: bool,
+    dry_run: bool,
 ) -> Order:
-    from clustrix import artifacts, config, placement
+    from clustrix import artifacts, bases, config, placement
     from clustrix.publish import destination, registry_of
     from clustrix.target import machine_of, this_machine
     from clustrix.worker import installed
@@ -124,23 +130,30 @@ def _order(
     if path is not None:
         image = Image.from_lock(str(path))
     image = replace(image, extras=(*image.extras, *extras), groups=(*image.groups, *groups))
+    if apt:
+        image = image.apt_install(*apt)
+    if dockerfile is not None:
+        image = replace(image, dockerfile=str(dockerfile))
     outputs = _tagged(outputs, tags)
     current = config.load()
     # Of a target only base, platform and insecure_registry matter here.
     settings = current.resolve(target or (None if base else current.default_target()) or config.LOCAL)
-    base = base or image.base or settings.base
+    image = replace(image, base=base or image.base)
+    base = image.base or settings.base
     insecure: tuple[str, ...] = ()
     if insecure_registry or settings.insecure_registry:
         hosts = {registry_of(text) for text in outputs} - {None} or {registry_of(base) if base else None}
         insecure = tuple(sorted(host for host in hosts if host))
     minor = installed.interpreter().minor
     wanted = platform or settings.platform
-    on = artifacts.base(
-        base,
+    on = bases.of(
+        image,
+        settings.base,
         minor=minor,
         machine=machine_of(wanted) if wanted else this_machine(),
         insecure=insecure,
         progress=placement.progress,
+        make=not dry_run,
     )
     result = artifacts.lock(
         artifacts.source(image, Path.cwd()),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from clustrix.errors import BuildError, ConfigError
+from clustrix.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# https://www.debian.org/doc/debian-policy/ch-controlfields.html#source, and apt-get(8)
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
 VENV = "/opt/clustrix/venv"
 """Where the environment stands in an image that we built."""
 
@@ -41,6 +44,9 @@ class Image:
     requirements: tuple[str, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    dockerfile: str | None = None
+    context: str | None = None
+    apt: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, *, base: str | None = None) -> Image:
@@ -65,13 +71,21 @@ class Image:
         return cls(ImageSource.REGISTRY, reference)
 
     @classmethod
-    def from_dockerfile(cls, path: str) -> Image:
-        """Refuse, until the engine builder exists."""
-        raise BuildError(f"an image from {path!r} needs the engine builder, which does not exist yet", remedy=_ENGINE)
+    def from_dockerfile(cls, path: str, *, context: str | None = None) -> Image:
+        """Bake what is installed beside the caller's Python on top of what Docker or Podman makes of a Dockerfile.
+
+        ``context`` is the directory that it copies from, by default its own. The image must have the caller's Python.
+        """
+        return cls(ImageSource.ENVIRONMENT, dockerfile=str(path), context=None if context is None else str(context))
 
     def apt_install(self, *packages: str) -> Image:
-        """Refuse, until the engine builder exists."""
-        raise BuildError(f"apt packages {packages!r} need the engine builder, which does not exist yet", remedy=_ENGINE)
+        """Add packages of the base's distribution, by Docker or Podman: ``name``, ``name=version``."""
+        self._built_here("apt_install")
+        if wrong := [package for package in packages if not _PACKAGE.fullmatch(package)]:
+            raise ConfigError(
+                f"{wrong[0]!r} is no apt package", remedy="Write name, name=version or name:architecture."
+            )
+        return replace(self, apt=(*self.apt, *packages))
 
     def pip_install(self, *requirements: str) -> Image:
         """Add requirements (PEP 508) to what is locked."""
@@ -97,9 +111,6 @@ class Image:
                 f"{verb} does not change an image from a registry ({self.location})",
                 remedy="Use it as a base: Image.from_environment(base=...).",
             )
-
-
-_ENGINE = "Build it with docker or podman, push it, and use Image.from_registry(...) or base=..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

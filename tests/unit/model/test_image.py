@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clustrix.errors import BuildError, ConfigError
+from clustrix.errors import ConfigError
 from clustrix.model.image import Image, ImageSource
 
 
@@ -28,8 +28,10 @@ def test_every_method_gives_a_new_one_that_can_be_a_key() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "pattern"),
     [
-        (lambda: Image.from_dockerfile("Dockerfile"), BuildError, "engine builder"),
-        (lambda: Image.from_environment().apt_install("gdal"), BuildError, "engine builder"),
+        (lambda: Image.from_environment().apt_install("gdal bin"), ConfigError, "no apt package"),
+        (lambda: Image.from_environment().apt_install("gdal", "-o=x"), ConfigError, "no apt package"),
+        (lambda: Image.from_environment().apt_install("gdal;id"), ConfigError, "no apt package"),
+        (lambda: Image.from_registry("a/b:1").apt_install("gdal"), ConfigError, "does not change an image"),
         (lambda: Image.from_registry("a/b:1").pip_install("six"), ConfigError, "does not change an image"),
         (lambda: Image.from_registry("a/b:1").env(A="1"), ConfigError, "does not change an image"),
         (lambda: Image.from_registry("a/b:1").add_files("a", "/a"), ConfigError, "does not change an image"),
