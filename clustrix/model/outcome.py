@@ -35,8 +35,9 @@ class Failure:
 class Outcome:
     """Hold the metadata of one item's end; its value is bytes apart, named by size and sha256.
 
-    ``metadata`` has hostname, native_job_id, python_version, image_digest, lock_digest, started, ended
-    (seconds since the epoch) and peak_memory_bytes.
+    ``metadata`` has hostname, native_job_id, task (its number), python_version, image_digest, lock_digest, fingerprint,
+    started, ended (seconds since the epoch), cpu_seconds (of the process and its children, in between),
+    child_cpu_seconds (the children's part) and peak_memory_bytes (of the largest process so far).
     """
 
     index: int

@@ -11,7 +11,7 @@ from types import GeneratorType, ModuleType
 
 from clustrix.errors import ClustrixError, Preempted, StoreError, TimeLimit, Unpicklable, UserExit
 from clustrix.model import stdlib
-from clustrix.worker import code, environment, preemption
+from clustrix.worker import code, environment, meter, preemption
 from clustrix.worker.payload import Payload, Sink
 from clustrix.worker.sealing import seal
 
@@ -43,6 +43,7 @@ class Runner:
         self._broken: BaseException | None = None  # the function cannot be imported
         self._refusal: ClustrixError | None = None
         self._told: ClustrixError | None = None
+        self._before: tuple[float, float] | None = None  # processor time, when the item began
         self.variables: Mapping[str, str] = {}
         try:
             self._payload = Payload(paths.payload)
@@ -61,6 +62,7 @@ class Runner:
     def run(self, index: int) -> None:
         """Compute one item and write its outcome. `KeyboardInterrupt` is written down and goes on."""
         started = time.time()
+        self._before = meter.processor_seconds()
         if self._function is None and self._broken is None and self._refusal is None:
             self._prepare()
         if self._refusal is not None:
@@ -211,7 +213,7 @@ class Runner:
         kept: tuple[str, int] | None,
         failure: Failure | None = None,
     ) -> None:
-        times = {"started": started, "ended": time.time(), "peak_memory_bytes": _peak_memory()}
+        used = {"started": started, "ended": time.time(), **self._used()}
         for stream in (sys.stdout, sys.stderr):  # the log is whole before the outcome says that it is
             if stream is not None and not stream.closed:
                 try:  # noqa: SIM105
@@ -224,11 +226,20 @@ class Runner:
             status=status,
             value=kept,
             failure=failure,
-            metadata={**self._metadata, **times},
+            metadata={**self._metadata, **used},
             key=self._key,
         )
         with _Replacement(self._paths.outcome(index)) as file:
             file.write(outcome)
+
+    def _used(self) -> dict[str, object]:
+        """Say what the item has used; the fields are those of `clustrix.model.outcome.Outcome`."""
+        now = meter.processor_seconds()
+        seconds: dict[str, object] = {}
+        if now is not None and self._before is not None:
+            own, children = (max(0.0, after - before) for after, before in zip(now, self._before, strict=True))
+            seconds = {"cpu_seconds": round(own + children, 6), "child_cpu_seconds": round(children, 6)}
+        return {**seconds, "peak_memory_bytes": meter.peak_memory()}
 
 
 class _NotPlainError(Exception):
@@ -285,13 +296,3 @@ def _show_sources(sources: Mapping[str, list[str]]) -> None:
 
         for name, lines in sources.items():
             linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
-
-
-def _peak_memory() -> int | None:
-    """Measure the most memory that this process or one of its children has had, in bytes."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return usage if sys.platform == "darwin" else usage * 1024

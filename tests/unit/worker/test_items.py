@@ -139,6 +139,7 @@ def test_metadata_say_where_and_how(acted):
     assert str(found.metadata["fingerprint"]).startswith("sha256:")
     assert found.metadata["started"] <= found.metadata["ended"]
     assert found.metadata["peak_memory_bytes"] > 1_000_000
+    assert found.metadata["cpu_seconds"] >= found.metadata["child_cpu_seconds"] >= 0
 
 
 def test_outcomes_are_for_their_owner_only_and_nothing_is_left_half_written(acted):
