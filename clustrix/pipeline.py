@@ -373,8 +373,8 @@ def _measure(record: JobRecord, image: str) -> None:
     from clustrix.worker import outcome
 
     store = targets.of_record(record).store
-    for raw in store.read(record, [0]):
-        found = outcome.verify(raw.metadata, store.key(record), index=0).metadata.get("fingerprint")
+    for _, text in store.metadata(record, [0]):
+        found = outcome.verify(text, store.key(record), index=0).metadata.get("fingerprint")
         if isinstance(found, str):
             artifacts.measured(image, found)
 

@@ -66,6 +66,10 @@ class Store(Protocol):
         """Read outcomes in one round trip; those that do not exist are left out."""
         ...
 
+    def metadata(self, job: JobRecord, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Read outcomes as `read` does, without their values: (item, text, not yet authenticated)."""
+        ...
+
     def ends(self, job: JobRecord) -> Mapping[int, End]:
         """Read how the tasks' processes ended, as their wrapper saw it."""
         ...

@@ -122,7 +122,13 @@ class DirectoryStore:
     def read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
         """Read outcomes as one tar stream; those that do not exist are left out."""
         for start in range(0, len(indices), _AT_ONCE):
-            yield from self._read(job, indices[start : start + _AT_ONCE])
+            yield from self._read(job, indices[start : start + _AT_ONCE], ("json", "pkl"))
+
+    def metadata(self, job: JobRecord, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Read outcomes as `read` does, and no value."""
+        for start in range(0, len(indices), _AT_ONCE):
+            for outcome in self._read(job, indices[start : start + _AT_ONCE], ("json",)):
+                yield outcome.index, outcome.metadata
 
     def ends(self, job: JobRecord) -> Mapping[int, End]:
         """Read how the tasks' processes ended, as their wrapper saw it."""
@@ -237,14 +243,14 @@ class DirectoryStore:
             poke="\n    ".join(poke) if self._poke else ":",
         )
 
-    def _read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
+    def _read(self, job: JobRecord, indices: Sequence[int], kinds: Sequence[str]) -> Iterator[RawOutcome]:
         marker = f"clustrix-{secrets.token_hex(12)}"
         script = "\n".join(
             [
                 f"printf '%s\\n' {marker}",
                 f"list=/dev/null; cd {_directory(job)}/outcomes 2>/dev/null && list=-",
                 f"tar -cf - -T $list 2>/dev/null <<'{marker}'",
-                *(f"{index}.json\n{index}.pkl" for index in indices),
+                *(f"{index}.{kind}" for index in indices for kind in kinds),
                 marker,
                 f"printf '%s\\n' {marker}",
             ]

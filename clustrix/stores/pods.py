@@ -184,6 +184,11 @@ class PodStore:
                 apart.setdefault(left.uid, (left, []))[1].append(index)
         yield from self.apart(job, list(apart.values()))
 
+    def metadata(self, job: JobRecord, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Read outcomes as `read` does: in a pod's message, and in its archives, values lie between them."""
+        for outcome in self.read(job, indices):
+            yield outcome.index, outcome.metadata
+
     def _holders(self, job: JobRecord) -> dict[int, Remains]:
         """Tell which pod's outcome of an item counts."""
         found: dict[int, Remains] = {}

@@ -34,6 +34,7 @@ class FakeBackend:
     keys: dict[str, bytes] = field(default_factory=dict)
     cancelled: list[JobId] = field(default_factory=list)
     settled: list[JobId] = field(default_factory=list)
+    metadata: dict[str, object] = field(default_factory=dict)
 
     def submit(self, spec: JobSpec, record: JobRecord, files: Mapping[str, bytes | Path]) -> str:
         if self.refusal:
@@ -66,6 +67,7 @@ class FakeBackend:
             value_sha256=hashlib.sha256(value).hexdigest(),
             value_bytes=len(value),
             failure=failure,
+            metadata=self.metadata,
         )
         return RawOutcome(index, seal(outcome, self.keys[ulid]), value)
 
@@ -104,6 +106,9 @@ class FakeStore:
 
     def read(self, job: JobRecord, indices: Sequence[int]) -> Iterator[RawOutcome]:
         yield from (row for index, row in self.backend.outcomes[job.id.ulid].items() if index in indices)
+
+    def metadata(self, job: JobRecord, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        yield from ((row.index, row.metadata) for row in self.read(job, indices))
 
     def ends(self, job: JobRecord) -> Mapping[int, End]:
         return {}

@@ -151,9 +151,12 @@ def test_many_outcomes_come_in_one_stream(store: DirectoryStore, tmp_path: Path)
     assert found[6] == RawOutcome(6, b"meta 6", b"6")
     assert found[4].value == large
     assert found[10] == RawOutcome(10, b"meta 10", b"")
+    texts = dict(store.metadata(record, range(1200)))
+    assert texts == {index: b"meta %d" % index for index in range(0, 1200, 2)}
     gone, _ = job(tmp_path)
     store.remove(gone)
     assert list(store.read(gone, [0])) == []
+    assert list(store.metadata(gone, [0])) == []
 
 
 class Cut(Local):

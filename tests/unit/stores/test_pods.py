@@ -259,6 +259,8 @@ def test_what_had_ended_comes_first_then_news_each_once(cluster, store, job):
     assert {raw.index: value_of(raw) for raw in store.read(job, [0, 1, 2])} == {0: "zero", 1: "one", 2: "two"}
     assert len(cluster.requests) == requests  # what it saw it knows
     assert [raw.index for raw in store.read(job, [3])] == []
+    texts = dict(store.metadata(job, [0, 1, 2, 3]))
+    assert texts == {raw.index: raw.metadata for raw in store.read(job, [0, 1, 2])}
     watch.close()
     with pytest.raises(ConnectionLost):
         list(events)
