@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from clustrix.model.job import JobRecord
     from clustrix.model.outcome import Outcome
+    from clustrix.model.usage import Usage
     from clustrix.stores.base import RawOutcome
 
 __all__ = ["Job", "JobArray", "JobStatus", "Site", "attach", "survey"]
@@ -165,6 +166,18 @@ class Job(Future[Any]):
     def status(self) -> JobStatus:
         """Ask the target where it stands."""
         return survey(self._course.site, [self._course.record])[self.id]
+
+    def usage(self) -> Usage:
+        """Compare what was asked for with what was used so far, and propose what to ask for next.
+
+        Of the whole map, where this is an item of one. The rules are those of `clustrix.model.usage`.
+
+        Raises:
+            Tampered: somebody else wrote or changed an outcome.
+            ConnectionLost: the target does not answer.
+
+        """
+        return JobArray(self._course).usage()
 
     @overload
     def logs(self, *, follow: Literal[False] = False) -> str: ...
@@ -348,6 +361,21 @@ class JobArray:
     def status(self) -> JobStatus:
         """Ask the target where it stands."""
         return survey(self._course.site, [self._course.record])[self.id]
+
+    def usage(self) -> Usage:
+        """Compare what was asked for with what was used so far, and propose what to ask for next.
+
+        The rules are those of `clustrix.model.usage`.
+
+        Raises:
+            Tampered: somebody else wrote or changed an outcome.
+            ConnectionLost: the target does not answer.
+
+        """
+        from clustrix import usage
+
+        self.done()
+        return usage.of(self._course)
 
     @overload
     def logs(self, *, task: int = ..., follow: Literal[False] = False) -> str: ...

@@ -19,6 +19,7 @@ _COMMANDS = {
     "status": "Say where a job stands.",
     "logs": "Show what a job printed.",
     "result": "Show what a job returned.",
+    "usage": "Compare what a job asked for with what it used.",
     "cancel": "Cancel jobs.",
     "env": "Show, lock or compare an environment.",
     "images": "List the images and environments that were built here.",

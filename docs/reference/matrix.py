@@ -60,6 +60,7 @@ ROWS = {
     ),
     "Requests": (
         "cores and memory",
+        "what was used",
         "GPU",
         "several nodes",
         "partition or queue",

@@ -28,6 +28,7 @@ class Backends:
     """Hold the suite."""
 
     @pytest.mark.proves("success")
+    @pytest.mark.proves("what was used")
     def test_value(self, desk: Desk) -> None:
         job = desk.call("def double(x): return 2 * x", 21)
         assert job.result(LONG) == 42
@@ -35,6 +36,12 @@ class Backends:
         assert not job.cancelled()
         status = job.status()
         assert (status.state, status.finished, status.failed) == (State.SUCCEEDED, 1, 0)
+        used = job.usage()
+        assert (used.measured, used.open, used.next.cores) == (1, 0, 1)
+        assert used.cpu_seconds
+        assert used.longest_seconds
+        assert used.peak_memory_bytes
+        assert used.peak_memory_bytes > 2**20
 
     @pytest.mark.proves("typed failure")
     def test_exception_has_its_own_type_and_says_where_it_was_raised(self, desk: Desk) -> None:

@@ -107,7 +107,7 @@ class Desk:
             items=len(items),
             workers=count,
             root=site.root,
-            target={},
+            target=_settings(fields["resources"]),
         )
         files: dict[str, bytes | Path] = {
             paths.payload: packed,
@@ -150,6 +150,13 @@ class Desk:
     def clear(self) -> None:
         """Leave no process behind."""
         self.site.backend.cancel(self.sent)
+
+
+def _settings(asked: Resources) -> dict[str, object]:
+    """Give what a record holds of a request."""
+    seconds = None if asked.time is None else asked.time.total_seconds()
+    given = {"cores": asked.cores, "memory": asked.memory_bytes, "time": seconds}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def handle_record(record: JobRecord, native_id: str) -> JobRecord:

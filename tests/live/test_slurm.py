@@ -72,9 +72,10 @@ def native(desk: Desk) -> str:
     ids=["itself", "a child"],
 )
 def test_memory(desk: Desk, source: str) -> None:
-    job = desk.call(source, resources=Resources(memory_bytes=150 * 2**20))
+    job = desk.call(source, resources=Resources(memory_bytes=160 * 2**20))
     with pytest.raises(errors.OutOfMemory):
         job.result(LONG)
+    assert job.usage().next.memory_bytes == 320 * 2**20
 
 
 @pytest.mark.proves("time limit", "slurm")
@@ -146,6 +147,29 @@ def test_refusals_are_in_the_words_of_slurm(desk: Desk, asked: Resources, words:
     with pytest.raises(errors.SubmitRejected, match=words):
         desk.call("def one(): return 1", resources=asked)
     assert desk.transport.run(f"[ -e '{desk.path(handle.attach(desk.sent[-1], desk.site))}' ]").returncode == 1
+
+
+def test_usage_proposes_what_was_used(desk: Desk) -> None:
+    source = """
+        import time
+        def work():
+            held = bytearray(200 * 2**20)
+            while time.process_time() < 0.5:
+                pass
+            return len(held)
+    """
+    asked = Resources(cores=2, memory_bytes=800 * 2**20, time=timedelta(minutes=30))
+    job = desk.call(source, resources=asked)
+    assert job.result(LONG) == 200 * 2**20
+    found = job.usage()
+    assert found.cpu_seconds is not None
+    assert found.peak_memory_bytes is not None
+    assert 0.3 < found.cpu_seconds < 5
+    assert 200 * 2**20 < found.peak_memory_bytes < 400 * 2**20
+    assert found.next.cores == 1
+    assert found.next.memory_bytes in {256 * 2**20, 320 * 2**20, 384 * 2**20, 448 * 2**20, 512 * 2**20}
+    assert found.next.time is not None
+    assert timedelta(minutes=2) <= found.next.time < asked.time
 
 
 @pytest.mark.proves("scheduler's own options", "slurm")

@@ -73,6 +73,17 @@ def cubes(count):
         found[i] = i ** 3
     return found
 """
+WORK = """
+@cluster(cores=2, memory="1GB", time="30m")
+def work():
+    held = bytearray(200 * 2**20)
+    until = time.process_time() + 0.5
+    while time.process_time() < until:
+        pass
+    return len(held)
+
+print(work.submit().id)
+"""
 FAMILY = """
 @cluster
 def breed():
@@ -315,6 +326,28 @@ def test_a_job_outlives_its_client_and_is_read_from_another_home(
     assert (found.status, found.out) == (0, "'ended'\n"), found.err
     assert other("logs", job["id"]).out == "seen\n"
     assert other.left_behind() == []
+
+
+@pytest.mark.proves("what was used", "local venv")
+def test_usage_proposes_a_line_to_paste(stranger: Stranger) -> None:
+    runtime(stranger, "venv")
+    submitted = stranger("run", stranger.script(HEAD + WORK))
+    assert submitted.status == 0, submitted.err
+    job = submitted.out.strip()
+    assert stranger("result", job).status == 0
+    found = stranger("usage", job, "--json").json
+    assert found["asked"] == {"cores": 2, "memory_bytes": 2**30, "time_seconds": 1800}
+    assert (found["items"], found["measured"], found["open"]) == (1, 1, 0)
+    assert 0.5 <= found["used"]["cpu_seconds"] < 5
+    assert 200 * 2**20 < found["used"]["memory_bytes"] < 400 * 2**20
+    assert found["next"]["cores"] == 1
+    assert 250 * 2**20 < found["next"]["memory_bytes"] <= 512 * 2**20
+    assert 120 <= found["next"]["time_seconds"] < 1800
+    shown = stranger("usage", job.partition("/")[2])
+    assert shown.status == 0, shown.err
+    assert shown.out.splitlines()[-1] == found["decorator"]
+    script = stranger.script(HEAD + found["decorator"] + "\ndef one():\n    return 1\n\nprint(one())\n")
+    assert stranger("run", script).out == "1\n"
 
 
 def test_a_limit_that_nothing_enforces_is_said_and_recorded(stranger: Stranger, base_layout: Path) -> None:

@@ -35,6 +35,8 @@ class Site:
         self.broken: Exception | None = None
         self.watches = 0
         self.reads: list[list[int]] = []
+        self.looks: list[list[int]] = []
+        self.signs = KEY
         self.cancelled_jobs: list[JobRecord] = []
         self.settled: list[JobId] = []
         self.owned: dict[int, int] = {}
@@ -75,6 +77,13 @@ class Site:
                     metadata={"task": 0},
                 )
                 yield RawOutcome(index, seal(outcome, KEY), data)
+
+    def metadata(self, job: JobRecord, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        self.looks.append(list(indices))
+        used = {"task": 0, "started": 0.0, "ended": 10.0, "cpu_seconds": 10.0, "peak_memory_bytes": 2**30}
+        for index in indices:
+            status = OutcomeStatus.ERROR if isinstance(self.values[index], Exception) else OutcomeStatus.SUCCESS
+            yield index, seal(Outcome(index=index, function_name="f", status=status, metadata=used), self.signs)
 
     def failures(self, jobs: Sequence[JobRecord]) -> Mapping[str, frozenset[int]]:
         failed = frozenset(index for index, value in self.values.items() if isinstance(value, Exception))
@@ -126,7 +135,9 @@ def site() -> Site:
     return Site()
 
 
-def attach(site: Site, items: int = 1, workers: int = 1, grace: float = 0.0, **options: Any) -> handle.JobArray:
+def attach(
+    site: Site, items: int = 1, workers: int = 1, grace: float = 0.0, asked: Any = None, **options: Any
+) -> handle.JobArray:
     record = JobRecord(
         id=JobId("t", new_ulid()),
         name="n",
@@ -135,7 +146,7 @@ def attach(site: Site, items: int = 1, workers: int = 1, grace: float = 0.0, **o
         items=items,
         workers=workers,
         root="/r",
-        target={},
+        target=asked or {},
     )
     return handle.attach(record, handle.Site(site, site, grace), **options)  # type: ignore[arg-type]
 
@@ -382,3 +393,43 @@ def test_the_scheduler_is_asked_of_tasks_that_ended_badly_and_not_of_each(site: 
     with pytest.raises(errors.Crashed):
         array.jobs[2].result(timeout=60)
     assert (asked, site.asked) == (0, 1)
+
+
+def test_usage_is_of_what_has_ended_and_reads_no_value(site: Site) -> None:
+    array = attach(site, items=100, asked={"cores": 2, "time": 60.0})
+    for index in range(99):
+        site.finish(index, ValueError("no") if index == 7 else index, array.record)
+    assert array.wait(0.1) is False
+    found = array.usage()
+    assert (found.items, found.measured, found.failed, found.open) == (100, 98, 1, 1)
+    assert (found.busy_cores, found.decorator) == (1.0, None)
+    site.finish(99, 1, array.record)
+    assert array.wait(60)
+    assert array[3].usage().decorator == '@cluster(cores=1, time="00:02:00")'
+    assert [len(look) for look in site.looks] == [99, 100]  # one round trip each
+    assert not site.reads
+    assert not site.settled
+    site.signs = b"another" * 5
+    with pytest.raises(errors.Tampered):
+        array.usage()
+
+
+def test_usage_is_no_guess_where_nobody_answers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handle, "_ANSWER", 0.05)
+    site.broken = errors.ConnectionLost("the line is dead")
+    with pytest.raises(errors.ConnectionLost, match="does not answer"):
+        attach(site).job().usage()
+
+
+def test_usage_of_what_was_killed_asks_for_more(site: Site) -> None:
+    array = attach(site, items=2, workers=2, asked={"memory": 2**30, "time": 600.0})
+    site.owned = {0: 0, 1: 1}
+    site.finish(0, 1, array.record)
+    site.statuses = {
+        0: TaskStatus(state=State.SUCCEEDED, end=End(kind=EndKind.EXITED, exit_code=0)),
+        1: TaskStatus(state=State.FAILED, end=End(kind=EndKind.OUT_OF_MEMORY)),
+    }
+    assert array.wait(60)
+    found = array.usage()
+    assert (found.failed, found.out_of_memory, found.out_of_time) == (1, True, False)
+    assert found.decorator == '@cluster(cores=1, memory="2GB", time="00:02:00")'
