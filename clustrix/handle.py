@@ -65,6 +65,13 @@ def attach(
 
 def survey(site: Site, records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus]:
     """Ask where jobs stand: one status query, one look at what ended, one at what failed, whatever their number."""
+    courses = _look(site, records)
+    failed = site.store.failures(records) if records else {}
+    return {course.record.id: _status(course, failed[ulid]) for ulid, course in courses.items()}
+
+
+def _look(site: Site, records: Sequence[JobRecord]) -> Mapping[str, Course]:
+    """Ask once how jobs stand now, by ulid, for whoever does not follow them."""
     courses = {record.id.ulid: Course(record, site) for record in records}
     if not courses:
         return {}
@@ -78,12 +85,11 @@ def survey(site: Site, records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus
                 courses[event.ulid].take(event)
     finally:
         watch.close()
-    failed = site.store.failures(records)
     for course in courses.values():
         course.said = said.get(course.record.id)
         if not course.over:
             conclude(course, patience=max(0.0, site.grace - (time.time() - course.record.created)))
-    return {course.record.id: _status(course, failed[ulid]) for ulid, course in courses.items()}
+    return courses
 
 
 class Job(Future[Any]):
@@ -174,7 +180,8 @@ class Job(Future[Any]):
 
         Raises:
             Tampered: somebody else wrote or changed an outcome.
-            ConnectionLost: the target does not answer.
+            TransportError: the target does not answer.
+            BackendError: its scheduler does not, and it is not known yet what became of every item.
 
         """
         return JobArray(self._course).usage()
@@ -369,13 +376,16 @@ class JobArray:
 
         Raises:
             Tampered: somebody else wrote or changed an outcome.
-            ConnectionLost: the target does not answer.
+            TransportError: the target does not answer.
+            BackendError: its scheduler does not, and it is not known yet what became of every item.
 
         """
         from clustrix import usage
 
-        self.done()
-        return usage.of(self._course)
+        course = self._course
+        if not self.done():  # what has no outcome may never have one, which nobody has asked yet
+            course = _look(course.site, [course.record])[self.id.ulid]
+        return usage.of(course)
 
     @overload
     def logs(self, *, task: int = ..., follow: Literal[False] = False) -> str: ...

@@ -40,7 +40,7 @@ def command(job_id: str, *, as_json: bool) -> None:
     for note in found.notes:
         output.note(note)
     if found.failed:
-        output.note(f"{found.failed} of {found.items} items ended without a value, and are not in it.")
+        output.note(f"{found.failed} of {found.items} items ended without a value, and are not in these figures.")
     if found.decorator is not None:
         click.echo(f"\n{found.decorator}")
 

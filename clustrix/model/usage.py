@@ -12,6 +12,8 @@ The rules, each with a test in ``tests/unit/model/test_usage.py``:
   is its items from the first start to the last end. Where fewer cores are proposed it is the double and a minute: what
   takes W seconds and C processor seconds takes at most C/k + W(1 - 1/k) on k cores (Graham 1966; Brent 1974), which is
   less than 2W for the k of the rule above.
+- Items that left no outcome (killed, cancelled, lost) may be the largest: beside them no less memory or time than asked
+  is proposed.
 - Where memory or time ran out, twice what was asked for; and no fewer cores where it was time.
 - Of a task of several ranks rank 0 is measured, and what the others need is unknown: time alone is proposed.
 """
@@ -182,10 +184,10 @@ def measure(
         out_of_time=out_of_time,
     )
     children = sum(_numbers(good, "child_cpu_seconds")) > _CHILDREN * (used.cpu_seconds or 0.0)
-    return _with_proposal(used, children=children, ranks=ranks)
+    return _with_proposal(used, children=children, lost=lost > 0, ranks=ranks)
 
 
-def _with_proposal(used: Usage, *, children: bool, ranks: int) -> Usage:
+def _with_proposal(used: Usage, *, children: bool, lost: bool, ranks: int) -> Usage:
     notes = []
     if ranks > 1:
         notes.append(f"A task is {ranks} ranks, and what was used is of rank 0: no cores or memory are proposed.")
@@ -201,8 +203,8 @@ def _with_proposal(used: Usage, *, children: bool, ranks: int) -> Usage:
     cores = _cores(used) if ranks == 1 else None
     request = Request(
         cores=cores,
-        memory_bytes=_memory(used, children=children) if ranks == 1 else None,
-        time=_time(used, fewer_cores=cores is not None and cores < (used.asked.cores or 1)),
+        memory_bytes=_memory(used, no_less=children or lost) if ranks == 1 else None,
+        time=_time(used, fewer_cores=cores is not None and cores < (used.asked.cores or 1), no_less=lost),
     )
     if not request:
         why = "Nothing was measured" if used.measured else "No item ended with a value"
@@ -217,7 +219,7 @@ def _cores(used: Usage) -> int | None:
     return max(busy, used.asked.cores or 1) if used.out_of_time else busy
 
 
-def _memory(used: Usage, *, children: bool) -> int | None:
+def _memory(used: Usage, *, no_less: bool) -> int | None:
     limit = used.asked.memory_bytes
     if limit is None:
         return None
@@ -226,10 +228,10 @@ def _memory(used: Usage, *, children: bool) -> int | None:
     if used.peak_memory_bytes is None:
         return None
     proposed = rounded_memory(used.peak_memory_bytes * MEMORY_MARGIN)
-    return max(proposed, limit) if children else proposed
+    return max(proposed, limit) if no_less else proposed
 
 
-def _time(used: Usage, *, fewer_cores: bool) -> timedelta | None:
+def _time(used: Usage, *, fewer_cores: bool, no_less: bool) -> timedelta | None:
     limit = used.asked.time
     if limit is None:
         return None
@@ -237,7 +239,9 @@ def _time(used: Usage, *, fewer_cores: bool) -> timedelta | None:
         return rounded_time(RAN_OUT * limit.total_seconds())
     if used.longest_seconds is None:
         return None
-    return rounded_time(used.longest_seconds * (TIME_MARGIN_FEWER_CORES if fewer_cores else TIME_MARGIN) + START)
+    margin = TIME_MARGIN_FEWER_CORES if fewer_cores else TIME_MARGIN
+    proposed = rounded_time(used.longest_seconds * margin + START)
+    return max(proposed, limit) if no_less else proposed
 
 
 def rounded_memory(amount: float) -> int:

@@ -41,7 +41,7 @@ def test_usage_is_a_table_and_a_line_to_paste(backend: Any) -> None:
 def test_usage_says_what_failed_and_what_ran_out(backend: Any) -> None:
     measure(backend)
     mixed = str(pipeline.submit_many(halve, calls(2, 3), ASKED).id)
-    assert run("usage", mixed).stderr == "1 of 2 items ended without a value, and are not in it.\n"
+    assert run("usage", mixed).stderr == "1 of 2 items ended without a value, and are not in these figures.\n"
     backend.ends = [EndKind.OUT_OF_MEMORY]
     said = run("usage", str(pipeline.submit(halve, (2,), {}, ASKED).id))
     assert said.stdout.splitlines()[-1] == '@cluster(cores=2, memory="2GB", time="01:00:00")'

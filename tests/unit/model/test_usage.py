@@ -112,6 +112,13 @@ def test_whoever_ran_out_gets_twice_as_much() -> None:
     assert "ask for some with time=" in found.notes[1]
 
 
+def test_what_left_no_outcome_may_be_the_largest() -> None:
+    found = measured(item(), items=2, lost=1)
+    assert found.next == Request(cores=1, memory_bytes=ASKED.memory_bytes, time=ASKED.time)
+    more = measured(item(ended=9000.0, peak_memory_bytes=8 * GB), items=2, lost=1).next
+    assert (more.memory_bytes, more.time) == (10 * GB, parse_time("04:30:00"))
+
+
 def test_nothing_is_proposed_from_failures() -> None:
     found = measured(item(failure="ValueError", cpu_seconds=900.0, peak_memory_bytes=9 * GB))
     assert (found.failed, found.measured, found.next, found.decorator) == (1, 0, Request(), None)
