@@ -42,9 +42,14 @@ def conclude(course: Course, *, patience: float) -> None:
     without = [index for index in range(record.items) if not course.over_at(index)]
     owners = dict.fromkeys(without, 0) if record.workers == 1 else store.owners(record)
     condemned = verdict.condemned(without, ends, owners)
-    nobody_knows = [index for index, (end, _) in condemned.items() if end is None]
-    if nobody_knows and store.cancelled(record):
-        condemned |= {index: (End(kind=EndKind.CANCELLED), condemned[index][1]) for index in nobody_knows}
+    # A scheduler that is told to end what it just starts may say no more than that it killed it.
+    untold = [
+        index
+        for index, (end, task) in condemned.items()
+        if end is None or (end.kind is EndKind.SIGNALLED and task not in course.ends)
+    ]
+    if untold and store.cancelled(record):
+        condemned |= {index: (End(kind=EndKind.CANCELLED), condemned[index][1]) for index in untold}
     elif course.unknown_since is not None and now - course.unknown_since < patience:
         condemned = {index: how for index, how in condemned.items() if how[0] is not None}
     if condemned:
