@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from clustrix.errors import ConfigError, UnsupportedResource
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from clustrix.model.job import JobPaths, JobSpec, TaskStatus
     from clustrix.model.resources import Resources
     from clustrix.transports.base import Completed
+
+_NOTICE = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +134,11 @@ def task_command(modules: Sequence[str], wrapper: str) -> str:
     names = " ".join(shlex.quote(one_line("modules", name)) for name in modules)
     # Only a login shell is sure to know the module command.
     return f'bash -lc {shlex.quote(load)} bash "$task" {shlex.quote(wrapper)} {names}'
+
+
+def notice(limit: timedelta | None) -> int:
+    """Give the seconds before its time limit at which a task's wrapper is told by SIGXCPU that it is near."""
+    return _NOTICE if limit is None else min(_NOTICE, max(1, limit // timedelta(seconds=10)))
 
 
 def refuse(asked: Resources, scheduler: str, remedies: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from clustrix.errors import (
     UnparsableOutput,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable, refuse, task_command
+from clustrix.schedulers.base import Limits, decoded, job_name, notice, one_line, printable, refuse, task_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,24 +36,27 @@ _ATTRIBUTES = {"depend", "group_list", "sandbox", "umask"}
 _NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
 _VALUE = re.compile(r"[\w.,:/@=+*~%^-]+", re.ASCII)
 
-# Jobs behind an unknown one may be passed over, so that they are asked for again. A server without history refuses -x.
+# Asked for several jobs, a qstat built from later sources than 23.06.06 tells in JSON of the first alone. With -E both
+# tell all that they know, and say nothing of the others: those are asked for one by one. A server without history
+# refuses -x.
 _STATUS = r"""
-history=-x
-exec 3>&1
-while :; do
-  said=$(qstat $history -t -f -F json "$@" 2>&1 >&3)
+ask() {
+  answer=$(qstat "$@")
   status=$?
-  printf '%s\n' "$said" >&2
-  case $said in *"not configured to maintain job history"*)
-    [ -n "$history" ] || exit $status
-    history=
-    continue;;
-  esac
-  unknown=$(printf '%s\n' "$said" | sed -n 's/.*Unknown Job Id //p' | tail -n 1)
-  [ -n "$unknown" ] || exit $status
-  while [ $# -gt 0 ]; do last=$1; shift; [ "$last" != "$unknown" ] || break; done
-  [ $# -gt 0 ] || exit $status
+  printf '%s\n' "$answer"
+  [ $status != 255 ] || exit $status
+}
+history=-x
+ask -x -E -t -f -F json "$@"
+case $answer in *'"Jobs"'*) ;; *)
+  history=
+  ask -E -t -f -F json "$@";;
+esac
+all=$answer
+for id; do
+  case $all in *"\"${id%%.*}."*) ;; *) ask $history -t -f -F json "$id";; esac
 done
+exit $status
 """
 _FIND = r"""
 exec 3>&1
@@ -63,15 +66,16 @@ printf '%s\n' "$said" >&2
 case $said in *history*) qselect -N "$1" >&3; status=$?;; esac
 exit $status
 """
-# qdel fails if one of several jobs has ended meanwhile.
+# qdel fails if one of several jobs has ended meanwhile, or is about to.
 _CANCEL = r"""
 said=$(qdel "$@" 2>&1) && exit
 status=$?
-printf '%s\n' "$said" | grep -v -e 'Job has finished' -e 'Unknown Job Id' >&2 || exit 0
+printf '%s\n' "$said" | grep -v -e 'Job has finished' -e 'Unknown Job Id' -e 'invalid for state' >&2 || exit 0
 exit $status
 """
 _UNREACHABLE = re.compile(r"cannot connect to server|Connection refused|Couldn't connect|Unknown Host|pbsconf error")
 _UNKNOWN = re.compile(r"Unknown Job Id (\S+)|(\S+) Job has finished, use -x")
+_FORGETFUL = "not configured to maintain job history"
 _NEVER = "Can Never Run"
 
 # job_state of qstat(1B): T moves, W waits for its time, M went to another server; S and U are suspended, B is an array
@@ -97,19 +101,15 @@ class Pbs:
 
     def script(self, spec: JobSpec, paths: JobPaths, *, offset: int = 0, tasks: int = 1) -> str:
         """Write the batch script; ConfigError, UnknownOption, UnsupportedResource."""
-        logs = f"{paths.logs}/"
-        if not logs.isascii():
-            raise ConfigError(
-                f"PBS takes paths of ASCII letters alone, not {paths.directory!r}", remedy="Set `root` accordingly."
-            )
         limit = spec.max_parallel
         most = f"%{limit}" if limit is not None and limit < tasks else ""
         options = [
             # The login shell of an account may be any.
             ("S", "/bin/sh"),
             ("N", job_name(spec)),
-            # What PBS itself has to say arrives there as ID.OU; what a task prints goes to its log below.
-            ("o", _sayable("root", logs)),
+            # What a task prints goes to its log below. PBS copies the rest when the task has ended, and for as long as
+            # it tries to, half a minute where the job was removed meanwhile, it keeps the task's place.
+            ("o", "/dev/null"),
             ("j", "oe"),
             *([("J", f"0-{tasks - 1}{most}")] if tasks > 1 else []),
             *_resources(spec.resources, array=tasks > 1),
@@ -121,6 +121,7 @@ class Pbs:
             "",
             f"task=$(({offset} + {self.array_index}))" if tasks > 1 else f"task={offset}",
             f'exec >>{shlex.quote(paths.logs)}/"$task".out 2>&1',
+            *_warn(spec.resources.time),
             f"exec {task_command(spec.resources.modules, paths.wrapper)}",
             "",
         ]
@@ -168,6 +169,7 @@ class Pbs:
         if answer.returncode == 255 or _UNREACHABLE.search(said):  # noqa: PLR2004 - the server is down
             raise BackendError(f"PBS does not answer: {said or 'nothing was said'}")
         unknown = {_key(first or second) for first, second in _UNKNOWN.findall(said)}
+        remembers = _FORGETFUL not in said
         known: dict[str, dict[int, TaskStatus]] = {}
         for document in _documents(answer.stdout.decode(errors="replace")):
             for native_id, job in document.get("Jobs", {}).items():
@@ -175,7 +177,7 @@ class Pbs:
                 subjob = re.match(r"\d+\[(\d*)\]", native_id)
                 # What is said of an array as a whole is what happened to the last of its subjobs.
                 if subjob is None or subjob[1]:
-                    tasks[int(subjob[1]) if subjob else 0] = _status(job)
+                    tasks[int(subjob[1]) if subjob else 0] = _status(job, remembers=remembers)
         silent = [job for job in native_ids if _key(job) not in known and _key(job) not in unknown]
         if silent:
             raise BackendError(f"qstat says nothing of {', '.join(silent)}: {said or 'no reason given'}")
@@ -226,6 +228,13 @@ def _resources(asked: Resources, *, array: bool) -> Iterator[tuple[str, object]]
         if value is not False and value is not None:
             text = ("" if name == "h" else "y") if value is True else _sayable(name, value)
             yield ("W", f"{name}={text}") if name in _ATTRIBUTES else (name, text)
+
+
+def _warn(limit: timedelta | None) -> Iterator[str]:
+    """Tell the wrapper, which will be this process, that the time limit is near: PBS itself does not."""
+    if limit is not None:
+        seconds = limit // timedelta(seconds=1) - notice(limit)
+        yield f"(sleep {max(1, seconds)} && kill -XCPU $$) </dev/null >/dev/null 2>&1 &"
 
 
 def _refuse(asked: Resources) -> None:
@@ -295,7 +304,7 @@ def _documents(text: str) -> Iterator[dict[str, Any]]:
         rest = rest[end:].strip()
 
 
-def _status(job: Mapping[str, Any]) -> TaskStatus:
+def _status(job: Mapping[str, Any], *, remembers: bool) -> TaskStatus:
     state, comment = str(job["job_state"]), str(job.get("comment", ""))
     node = str(job.get("exec_host", "")).partition("/")[0] or None
     if state in _RUNNING:
@@ -308,7 +317,14 @@ def _status(job: Mapping[str, Any]) -> TaskStatus:
     if state not in _ENDED:
         raise UnparsableOutput(f"PBS speaks of the state {state!r}")
     code = job.get("Exit_status")
-    end = _end(code, int(job.get("substate", 0)), ran="resources_used" in job)
+    gone = int(job.get("substate", 0)) == _TERMINATED
+    if not gone and "resources_used" not in job:
+        # What is said of a subjob that was deleted while it waited is the array's, and 0, 1 or nothing as its status.
+        # The same is said of every one that has ended for as long as its array has not, where there is no history.
+        if state == "X" and not remembers:
+            return TaskStatus(state=State.LOST)
+        gone = code in {0, 1} or (state == "X" and code is None)
+    end = End(kind=EndKind.CANCELLED) if gone else _end(code)
     message = f"PBS says {comment or 'nothing'}, " + ("it never ran" if code is None else f"exit status {code}")
     succeeded = end.kind is EndKind.EXITED and end.exit_code == 0
     cancelled = end.kind is EndKind.CANCELLED
@@ -319,10 +335,8 @@ def _status(job: Mapping[str, Any]) -> TaskStatus:
     )
 
 
-def _end(code: int | None, substate: int, *, ran: bool) -> End:
-    """Tell what an exit status means; of what never ran the substate says why, and a subjob has 0 or 1 all the same."""
-    if substate == _TERMINATED or (code in {0, 1} and not ran):
-        return End(kind=EndKind.CANCELLED)
+def _end(code: int | None) -> End:
+    """Tell what an exit status means; what has none never ran."""
     if code is None:
         return End(kind=EndKind.UNSCHEDULABLE)
     if code < 0:

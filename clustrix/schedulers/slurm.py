@@ -20,7 +20,7 @@ from clustrix.errors import (
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
 from clustrix.schedulers import srun
-from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable
+from clustrix.schedulers.base import Limits, decoded, job_name, notice, one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -123,7 +123,6 @@ _NEVER = re.compile(
     r"|(?:Assoc|QOS)Max\w+Per(?:Job|Node)\w*"
 )
 
-_WARNING = 60
 _SIGXCPU = 24  # of Linux; every version takes a number, whichever names it knows
 _NOWHERE = "/dev/null"
 _FORMAT = "%F|%K|%T|%S|%N|%r"
@@ -309,7 +308,7 @@ def _resources(asked: Resources) -> dict[str, object]:
         options[name] = None if value is True else value
     if "requeue" not in options:
         options["no-requeue"] = None
-    options.setdefault("signal", f"B:{_SIGXCPU}@{_warning(asked.time)}")
+    options.setdefault("signal", f"B:{_SIGXCPU}@{notice(asked.time)}")
     return options
 
 
@@ -337,11 +336,6 @@ def _clock(length: timedelta) -> str:
     seconds = -(-length // timedelta(seconds=1))
     days, seconds = divmod(seconds, 86_400)
     return f"{days}-{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-
-def _warning(limit: timedelta | None) -> int:
-    """Give the seconds before its time limit at which a job's wrapper is told that it is near."""
-    return _WARNING if limit is None else min(_WARNING, max(1, limit // timedelta(seconds=10)))
 
 
 def _queued(text: str) -> Iterator[tuple[str, int, TaskStatus]]:

@@ -2,7 +2,7 @@
 # fit; rm -rf ~?#é, job 01ARZ3NDEKTSV4RRFFQ69G5FAV, tasks 0 to 49
 #PBS -S /bin/sh
 #PBS -N fit__rm_-rf_____-01ARZ3NDEKTSV4RRFFQ69G5FAV
-#PBS -o "/scratch/it's mine/jobs/01ARZ3NDEKTSV4RRFFQ69G5FAV/logs/"
+#PBS -o /dev/null
 #PBS -j oe
 #PBS -J 0-49%8
 #PBS -A proj
@@ -11,4 +11,5 @@
 
 task=$((0 + ${PBS_ARRAY_INDEX:-0}))
 exec >>'/scratch/it'"'"'s mine/jobs/01ARZ3NDEKTSV4RRFFQ69G5FAV/logs'/"$task".out 2>&1
+(sleep 93543 && kill -XCPU $$) </dev/null >/dev/null 2>&1 &
 exec bash -lc 'task=$1; wrapper=$2; shift 2; module load "$@" || exit 1; exec sh "$wrapper" "$task"' bash "$task" '/scratch/it'"'"'s mine/jobs/01ARZ3NDEKTSV4RRFFQ69G5FAV/task.sh' apptainer/1.4 cuda

@@ -41,7 +41,7 @@ def completed(name: str) -> Completed:
 
 
 def asked(name: str) -> list[str]:
-    ids = re.findall(r"\d+(?:\[\d*\])?\.hpc-pbs", RECORDED[name]["command"])
+    ids = re.findall(r"\d+(?:\[\d*\])?\.(?:hpc-pbs|pbs-here)", RECORDED[name]["command"])
     return [re.sub(r"\[\d+\]", "[]", native_id) for native_id in ids]
 
 
@@ -163,6 +163,10 @@ GONE = (State.CANCELLED, EndKind.CANCELLED)
         ("qstat_array_subjob2_xf_json", {2: FAILED_7}),
         ("qstat_array_done_parent_xf_json", {}),  # without -t there is nothing to believe
         ("qstat_f_json_array_queued", {}),
+        ("array_subjob_deleted_while_waiting", {0: (State.RUNNING,), 1: (State.WAITING,), 2: GONE}),
+        ("array_subjob_deleted_done", {0: OK, 1: OK, 2: GONE}),  # the same, later
+        ("array_being_deleted", {0: (State.RUNNING,), 1: GONE, 2: GONE, 3: GONE}),
+        ("array_depend_failed", dict.fromkeys((0, 1), (State.FAILED, EndKind.UNSCHEDULABLE))),
     ],
 )
 def test_subjobs_are_read_and_not_the_array(name: str, expected: dict[int, tuple[Any, ...]]) -> None:
@@ -183,6 +187,31 @@ def test_known_jobs_beside_an_unknown_one() -> None:
     assert list(Pbs().parse_status(asked(name), [completed(name)])) == ["154.hpc-pbs"]
     with pytest.raises(BackendError, match=r"nothing of 155\.hpc-pbs"):  # rc 153, and 155 was passed over
         Pbs().parse_status(asked("qstat_mixed_known_unknown_json"), [completed("qstat_mixed_known_unknown_json")])
+
+
+@pytest.mark.parametrize("name", ["several_jobs_grouped", "several_jobs_grouped_23_06_06"])
+def test_several_jobs(name: str) -> None:
+    a, nobody, b, c = asked(name)
+    assert json.loads(RECORDED[name]["stdout"])["pbs_version"] == "23.06.06"
+    # Of what it does not know it says nothing with -E, so that this is asked for by itself.
+    said = RECORDED["qstat_x_unknown_json"]["stderr"].replace(*asked("qstat_x_unknown_json"), nobody)
+    answer = replace(completed(name), stderr=said.encode())
+    found = Pbs().parse_status([a, nobody, b, c], [answer])
+    waits = (State.WAITING,)
+    assert {job: {task: brief(status) for task, status in tasks.items()} for job, tasks in found.items()} == {
+        a: {0: waits},
+        b: {0: waits, 1: waits},
+        c: {0: OK},
+    }
+    with pytest.raises(BackendError, match="says nothing of"):  # without -E the first is all that this version tells
+        Pbs().parse_status(asked("several_jobs"), [completed("several_jobs")])
+
+
+def test_without_history_an_array_tells_nothing_of_subjobs_that_have_ended() -> None:
+    """Subjob 0 ended with 0, subjob 1 with 1, and both are said to have 1."""
+    answer = replace(completed("history_off_array"), stderr=RECORDED["history_off_qstat_x"]["stderr"].encode())
+    (tasks,) = Pbs().parse_status(asked("history_off_array"), [answer]).values()
+    assert [tasks[task].state for task in range(4)] == [State.LOST, State.LOST, State.RUNNING, State.RUNNING]
 
 
 @pytest.mark.proves("server restart", "pbs", recorded=True)
@@ -212,14 +241,20 @@ case "$*" in
   *Down*) echo 'qstat: cannot connect to server a (errno=15010)' >&2; echo '{}'; exit 255;;
   -x*OFF*) echo 'qstat: PBS is not configured to maintain job history 1.OFF' >&2; echo '{}'; exit 0;;
 esac
-status=0 jobs=
+together=
+case "$*" in *-E*) together=yes;; esac
+status=0 jobs= unknown=
 for id; do
   case $id in
-    9*) echo "qstat: Unknown Job Id $id" >&2; status=153; break;;
-    [0-9]*) jobs="$jobs${jobs:+,}\\"$id\\": {\\"job_state\\": \\"R\\"}";;
+    9*) unknown="$unknown $id";;
+    [0-9]*) [ -n "$jobs" ] && [ -z "$together" ] || jobs="$jobs${jobs:+,}\\"$id\\": {\\"job_state\\": \\"R\\"}";;
   esac
 done
-echo "{\\"Jobs\\": {$jobs}}"
+if [ -n "$unknown" ] && { [ -z "$jobs" ] || [ -z "$together" ]; }; then
+  echo "qstat: Unknown Job Id ${unknown##* }" >&2
+  status=153
+fi
+[ -n "$jobs" ] && echo "{\\"Jobs\\": {$jobs}}" || echo '{}'
 exit $status
 """
 
@@ -227,9 +262,9 @@ exit $status
 @pytest.mark.parametrize(
     ("ids", "found", "calls"),
     [
-        (["1.a", "2.a"], ["1.a", "2.a"], 1),
-        (["1.a", "90.a", "2.a", "91.a"], ["1.a", "2.a"], 2),  # this qstat stops at an unknown id
-        (["90.a", "91.a"], [], 2),
+        (["1.a", "2.a"], ["1.a", "2.a"], 1),  # qstat without -E would tell of the first alone
+        (["1.a", "90.a", "2.a", "91.a"], ["1.a", "2.a"], 3),
+        (["90.a", "91.a"], [], 4),
         (["1.OFF"], ["1.OFF"], 2),  # a server that keeps no history
         (["90.OFF", "1.OFF"], ["1.OFF"], 3),
     ],
@@ -276,6 +311,7 @@ def test_found_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "ended"),
     [("qdel_running", True), ("qdel_again_finished", True), ("qdel_unknown", True), ("qdel_multi", True)]
+    + [("qdel_exiting", True)]
     + [(name, False) for name in ("server_down_qdel", "other_user_qdel", "qdel_garbage")],
 )
 def test_cancelling_what_has_ended_is_no_failure(tmp_path: Path, name: str, *, ended: bool) -> None:
@@ -358,6 +394,20 @@ def test_a_task_alone_is_no_array() -> None:
     assert "task=$((10000 + ${PBS_ARRAY_INDEX:-0}))" in part
 
 
+@pytest.mark.parametrize(("limit", "seconds"), [(5, 4), (100, 90), (7200, 7140)])
+def test_the_wrapper_is_told_that_the_time_limit_is_near(limit: int, seconds: int) -> None:
+    """PBS 23.06.06 sends nothing ahead of walltime; what the script leaves behind ends with its session."""
+    text = script(time=timedelta(seconds=limit))
+    (line,) = [line for line in text.splitlines() if "XCPU" in line]
+    assert f"(sleep {seconds} && " in line
+    assert "XCPU" not in script()
+    told = (
+        f"sleep() {{ command sleep 0.1; }}\ntrap 'echo told; exit' XCPU\n{line}\nwhile :; do command sleep 0.05; done"
+    )
+    done = subprocess.run(["sh"], input=told, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "told\n"
+
+
 def test_the_environment_is_never_said_to_qsub() -> None:
     assert not {"-v", "-V"} & {option[0] for option in options(job.script("pbs"))}
     # What -v would make of it: quotes are lost, backslashes doubled, 007 becomes 7.
@@ -429,6 +479,8 @@ def test_impossible_requests(asked: dict[str, Any], error: type[Exception], word
     assert words in str(caught.value)
 
 
-def test_a_root_that_pbs_cannot_write_down() -> None:
-    with pytest.raises(ConfigError, match="root"):
-        Pbs().script(job.JOB, JobPaths("/scratch/ü/jobs/x"), tasks=2)
+def test_nothing_is_copied_to_where_a_job_was() -> None:
+    """PBS 23.06.06 keeps a task's place for half a minute while it tries to copy output to a directory that is gone."""
+    text = Pbs().script(job.JOB, JobPaths("/scratch/ü/jobs/x"), tasks=2)
+    assert ["-o", "/dev/null"] in options(text)
+    assert "/scratch/ü" not in "".join(line for line in text.splitlines() if line.startswith("#PBS"))
