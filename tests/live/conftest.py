@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """With ``--target`` run what concerns that target alone, without everything else."""
     given = config.getoption("--target") is not None
     here = [item for item in items if item.path.parent == Path(__file__).parent]
-    dropped = [item for item in here if (item.path.name == "test_target.py") is not given]
+    dropped = [item for item in here if item.path.name.startswith("test_target") is not given]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
