@@ -68,6 +68,7 @@ def brief(status: TaskStatus) -> tuple[Any, ...]:
 @pytest.mark.proves("cancel running", "pbs", recorded=True)
 @pytest.mark.proves("cancel queued", "pbs", recorded=True)
 @pytest.mark.proves("unsatisfiable request", "pbs", recorded=True)
+@pytest.mark.proves("node failure", "pbs", recorded=True)
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -103,6 +104,7 @@ def brief(status: TaskStatus) -> tuple[Any, ...]:
         ("server_restarted_qstat_job", OK),
         ("scheduling_on_again_qstat", OK),
         ("qrerun_after_qstat", (State.RUNNING,)),
+        ("node_failure", (State.FAILED, EndKind.NODE_FAILURE)),  # -20: MoM was killed, and the job was not rerunnable
         ("qstat_json_name_0012", (State.WAITING,)),
         ("qstat_json_name_1e5", (State.WAITING,)),
     ],
