@@ -73,7 +73,7 @@ def test_memory_limit(desk: Desk) -> None:
     error = job.exception(2 * LONG)
     if error is None:
         pytest.skip("this site lets jobs have more memory than they asked for")
-    assert isinstance(error, errors.OutOfMemory)
+    assert isinstance(error, (errors.OutOfMemory, MemoryError))  # the latter where addresses are limited
 
 
 def test_refused_in_its_own_words(desk: Desk, name: str) -> None:
@@ -121,11 +121,11 @@ def test_deleted_by_somebody_else(desk: Desk) -> None:
 def test_more_tasks_than_an_array_may_have(desk: Desk) -> None:
     desk.site.backend._known_limits = Limits(max_array_index=2)
     array = desk.submit("def invert(x): return 12 // (x - 4)", [(x,) for x in range(7)], max_parallel=3)
-    resting = desk.submit(REST, [()] * 4)
     assert len(str(array.record.native_id).split()) == 3
     found = list(array.results(timeout=LONG, return_exceptions=True))
     assert isinstance(found.pop(4), ZeroDivisionError)
     assert found == [-3, -4, -6, -12, 12, 6]
+    resting = desk.submit(REST, [()] * 4)
     until(lambda: resting.status().state is State.RUNNING)
     assert resting.cancel()
     assert [type(error) for error in resting.failed.values()] == [errors.JobCancelled] * 4
