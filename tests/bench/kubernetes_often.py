@@ -50,7 +50,8 @@ def main() -> None:
     cluster = ready.target.place.cluster
     image = ready.target.place.seen_by_nodes(ready.placed.location)
 
-    share = {"pod_template": {"spec": {"containers": [{"name": "main", "resources": SHARE}]}}}
+    template = {"spec": {"containers": [{"name": "main", "resources": SHARE}]}}
+    share = {"pod_template": template, "ttl_seconds": 0}  # as the raw Jobs: pods that lie about cost the kubelet
 
     def mapped(items: int, **options: Any) -> None:
         found = same.options(max_parallel=PARALLEL, backend_options=share).map(range(items), **options)
