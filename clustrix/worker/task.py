@@ -69,7 +69,7 @@ def write(task: Task) -> bytes:
 
     runs: list[list[int]] = []
     for start, stop in task.slices:
-        if runs and runs[-1][2] == stop - start:
+        if runs and runs[-1][2] == stop - start > 0:
             runs[-1][1] = stop
         else:
             runs.append([start, stop, stop - start])
@@ -93,4 +93,4 @@ def read(text: bytes) -> Task:
 
 
 def _each(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    return ((at, size) for at in range(start, stop, size))
+    return ((at, size) for at in (range(start, stop, size) if size else (start,)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def in_image(placed: Placed) -> None:
 def test_people_run_the_suite_against_a_target_of_theirs(far: Callable[..., Any], placed: Placed) -> None:
     in_image(placed)
     project = Path(__file__).parents[2]
-    argv = ["tests/live", "--target", "hpc", "-q", "-p", "no:cacheprovider", "-k", "value or map or cancel or way"]
+    argv = ["tests/live", "--target", "hpc", "-q", "-p", "no:cacheprovider", "-k", "value or all_the_way"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *argv],
         cwd=project,
@@ -151,4 +152,4 @@ def test_people_run_the_suite_against_a_target_of_theirs(far: Callable[..., Any]
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
+    assert re.search(r"\b2 passed", done.stdout), done.stdout
