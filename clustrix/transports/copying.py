@@ -44,12 +44,9 @@ _PUT = """umask 077
 mkdir -p -- {directory} && cd -- {directory} || exit 1
 p={part}; n=0
 {resume}echo "$n"
-got=$({{
-  [ "$n" = 0 ] || head -c "$n" "$p"
-  dd bs=1M count=$(({size} - n)) iflag=count_bytes,fullblock status=none | tee -a --output-error=exit "$p" || rm -f "$p"
-}} | $sum)
-[ -f "$p" ] || exit 1
+dd bs=1M count=$(({size} - n)) iflag=count_bytes,fullblock status=none >>"$p" || {{ rm -f "$p"; exit 1; }}
 read -r want || exit 1
+got=$($sum <"$p")
 [ "${{got%% *}}" = "$want" ] || {{ rm -f "$p"; exit 65; }}
 chmod {mode:o} "$p" && mv -fT "$p" {destination}
 """
