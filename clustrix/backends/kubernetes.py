@@ -68,8 +68,8 @@ class Kubernetes:
         except ConnectionLost:
             raise  # it may have happened: whoever asks finds it by its name
         except BaseException:  # Ctrl-C, too: nothing stays
-            with contextlib.suppress(ClustrixError):
-                for part in parts:
+            for part in parts:
+                with contextlib.suppress(ClustrixError):
                     self._cluster.delete(self._cluster.path("jobs", part.name), _BACKGROUND)
             raise
         return " ".join(f"{self._cluster.space}/{part.name}" for part in parts)

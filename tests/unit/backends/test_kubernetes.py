@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from clustrix.backends import kubernetes
-from clustrix.errors import ConfigError, ConnectionLost, SubmitRejected, UnsupportedResource
+from clustrix.errors import BackendError, ConfigError, ConnectionLost, SubmitRejected, UnsupportedResource
 from clustrix.kubernetes import manifest, names
 from clustrix.kubernetes.place import Place
 from clustrix.model.image import BuiltImage
@@ -337,6 +337,13 @@ def test_a_cut_between_jobs_finds_what_is_there(memory, parts, when, request_num
     backend(memory).submit(*parts, FILES)
     assert [job["spec"]["suspend"] for job in memory.jobs("")] == [False] * 3
     assert len(memory.things[f"secrets/{NAME}"]["metadata"]["ownerReferences"]) == 3
+
+
+def test_one_job_that_cannot_be_removed_keeps_no_other(memory, parts):
+    memory.trouble = {3: ("after", SubmitRejected("no")), 4: ("before", BackendError("busy"))}
+    with pytest.raises(SubmitRejected):
+        backend(memory).submit(*parts, FILES)
+    assert len(memory.jobs("")) == 1
 
 
 def test_jobs_that_may_not_run_side_by_side_are_refused(memory, parts):
