@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from clustrix.build.compression import codec
 from clustrix.build.records import key
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 COMMANDS = ("docker", "podman")
 _LINES = 20  # of an engine's output, in an error
 _FORMAT = 1
-_NO_APT = 127  # sh: the command was not found
 
 
 def find() -> str:
@@ -84,7 +83,7 @@ def make(engine: str, what: str, argv: tuple[str, ...], *, text: str = "", progr
     finally:
         bar.close()
     remedy = "The lines above are the engine's own."
-    if re.search(rf"apt-get: (command )?not found|exit (code|status):? {_NO_APT}", _last(done, _LINES)):
+    if re.search("apt-get: (command )?not found", _last(done, _LINES)):
         remedy = "The base has no apt-get: name one of Debian or Ubuntu with base=."
     raise BuildError(f"{engine} could not do this: {what}\n{_last(done, _LINES)}", remedy=remedy)
 
@@ -136,7 +135,7 @@ def tag(engine: str, identity: str, digest: str) -> None:
         raise ImageError(f"{engine} cannot name {identity}: {_last(done, 1)}")
 
 
-def _open(archive: tarfile.TarFile, name: str) -> BinaryIO:
+def _open(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     """Open a member; a layer that stands there twice is a link to the other."""
     member = archive.getmember(name)
     if member.issym():
@@ -144,7 +143,7 @@ def _open(archive: tarfile.TarFile, name: str) -> BinaryIO:
     file = archive.extractfile(member)
     if file is None:
         raise KeyError(name)
-    return file  # type: ignore[return-value]  # IO[bytes]
+    return file
 
 
 def _squeezed_before(diff_id: str, layout: Layout, records: Records) -> Descriptor | None:
@@ -153,7 +152,7 @@ def _squeezed_before(diff_id: str, layout: Layout, records: Records) -> Descript
     return layer if layer and layout.has(layer.digest, layer.size) else None
 
 
-def _squeezed(file: BinaryIO, diff_id: str, layout: Layout) -> Descriptor:
+def _squeezed(file: IO[bytes], diff_id: str, layout: Layout) -> Descriptor:
     """Compress a layer into the layout; `ImageError` if it is not what the configuration says."""
     how = codec("gzip")
     compressor, whole = how.compressor(), hashlib.sha256()

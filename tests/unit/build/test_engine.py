@@ -99,6 +99,7 @@ def test_packages_are_added_by_root_for_the_user_that_was() -> None:
     [
         ("/bin/sh: 1: apt-get: not found", "The base has no apt-get"),
         ("E: Unable to locate package x", "the engine's own"),
+        ("/bin/sh: 1: cmake: not found; exit code: 127", "the engine's own"),
     ],
 )
 def test_an_engine_that_fails_is_quoted(tmp_path: Path, said: str, remedy: str) -> None:
