@@ -29,7 +29,8 @@ def command(target: str | None, older: str, *, dry_run: bool, as_json: bool) -> 
     """Remove what ended jobs left, and what no other job needs: bundles, blobs, SIFs and environments at targets.
 
     Jobs are removed with their results, whoever of this account submitted them. A job that runs or waits stays, and all
-    of a target that does not answer. What was built here stays: it is only measured.
+    of a target that does not answer. Of a Kubernetes target what jobs left in its registry goes, too. What was built
+    here stays: it is only measured.
 
     \b
     Examples:
