@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -263,14 +262,16 @@ def saving(directory, how):
 
     @clustrix.on_preempt
     def save():
-        Path(directory, "saved").write_text("7")
+        with Path(directory, "saved").open("a") as file:
+            file.write("7")
         if how == "broken":
             raise OSError("the disk is full")
         return threading.Lock() if how == "unpicklable" else {"step": 7}
 
-    if how == "forks" and os.fork() == 0:
-        time.sleep(1000)  # a process of user code's own is not asked to save
-    Path(directory, "ready").touch()
+    # A process of user code's own is not asked to save. It says that it is ready, since Python forgets the signals that
+    # reach a process while it is being forked.
+    if how != "forks" or os.fork() == 0:
+        Path(directory, "ready").touch()
     time.sleep(1000)
 
 
@@ -283,6 +284,7 @@ def test_user_code_that_is_told_to_leave_saves_its_work(site, tmp_path, how):
     if how != "early":
         Path(paths.late(0)).touch()
     told(worker, group=how == "forks")
+    assert Path(tmp_path, "saved").read_text() == "7"
     kind = errors.Preempted if how == "early" else errors.TimeLimit
     with pytest.raises(kind) as caught:
         site.read(paths)
@@ -344,7 +346,7 @@ def test_hooks_are_taken_in_the_main_thread(site):
 
 
 def started(site, paths, directory):
-    worker = subprocess.Popen(site.argv(paths), start_new_session=True)
+    worker = subprocess.Popen(site.argv(paths), stdout=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
     while not Path(directory, "ready").exists():
         assert time.monotonic() < deadline
@@ -353,11 +355,12 @@ def started(site, paths, directory):
 
 
 def told(worker, *, group=False):
-    """Send it the signal twice, as it comes from several sides; it ends as by the signal."""
+    """Send it the signal twice, as it comes from several sides; it ends as by the signal, and what it started, too."""
     for _ in range(2):
         (os.killpg if group else os.kill)(worker.pid, signal.SIGTERM)
-    assert worker.wait(60) == 128 + signal.SIGTERM
-    with contextlib.suppress(ProcessLookupError):
-        while group:
-            os.killpg(worker.pid, 0)
-            time.sleep(0.01)
+    try:
+        worker.communicate(timeout=60)  # until nobody is left who could write
+    except subprocess.TimeoutExpired:
+        os.killpg(worker.pid, signal.SIGKILL)
+        raise
+    assert worker.returncode == 128 + signal.SIGTERM
