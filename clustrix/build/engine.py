@@ -77,7 +77,7 @@ def make(engine: str, what: str, argv: tuple[str, ...], *, text: str = "", progr
     try:
         with tempfile.TemporaryDirectory() as place:
             note = Path(place, "id")
-            done = _run(engine, "build", "--iidfile", str(note), *argv, text=text)
+            done = _run(engine, "build", "--force-rm", "--iidfile", str(note), *argv, text=text)
             if done.returncode == 0:
                 return note.read_text().strip()
     finally:

@@ -168,6 +168,10 @@ def test_a_dockerfile_that_fails_or_is_not_there(stranger: Stranger, base_layout
     done = stranger("build", "--requirements", requirements, "--dockerfile", "Dockerfile")
     assert done.status != 0
     assert "it is broken" in done.err
+    # The step that failed ran in a container.
+    listed = ["docker", "ps", "--all", "--no-trunc", "--format", "{{.Command}}"]
+    left = subprocess.run(listed, capture_output=True, check=True)
+    assert b"it is broken" not in left.stdout
     both = stranger(
         "build", "--requirements", requirements, "--dockerfile", "Dockerfile", "--base", f"oci:{base_layout}"
     )
