@@ -22,7 +22,9 @@ from clustrix.oci.layout import disk_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from contextlib import AbstractContextManager
+    from io import BufferedReader
     from pathlib import Path
 
     from clustrix.model.progress import Bar, Progress
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
     Begin = Callable[[str], AbstractContextManager[Shell]]
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 20
+_SEGMENT = 1 << 26  # what a digest is of
 _SMALL = 1 << 20  # below, looking for parts costs more than it saves
 _ABANDONED = 2  # minutes
 _ATTEMPTS = 4
@@ -40,14 +43,31 @@ _DAMAGED = 65  # EX_DATAERR of sysexits.h
 _SUM = """LC_ALL=C; export LC_ALL
 sum=sha256sum; ! command -v openssl >/dev/null || sum='openssl dgst -sha256 -r'
 """
+# What has arrived is counted while the rest is on its way.
 _PUT = """umask 077
 mkdir -p -- {directory} && cd -- {directory} || exit 1
 p={part}; n=0
+counted() {{
+  got=$(dd if="$p" bs=64K skip="$1" count="$2" iflag=skip_bytes,count_bytes,fullblock status=none | $sum)
+  [ "${{got%% *}}" = "$3" ]
+}}
 {resume}echo "$n"
-dd bs=1M count=$(({size} - n)) iflag=count_bytes,fullblock status=none >>"$p" || {{ rm -f "$p"; exit 1; }}
-read -r want || exit 1
-got=$($sum <"$p")
-[ "${{got%% *}}" = "$want" ] || {{ rm -f "$p"; exit 65; }}
+at=0 counts=
+: >>"$p"
+while [ "$at" -lt {size} ]; do
+  end=$((at + {segment}))
+  [ "$end" -le {size} ] || end={size}
+  if [ "$n" -lt "$end" ]; then
+    dd bs=64K count=$((end - n)) iflag=count_bytes,fullblock status=none >>"$p" || {{ rm -f "$p"; exit 1; }}
+    n=$end
+  fi
+  read -r want || exit 1
+  counted "$at" "$((end - at))" "$want" &
+  at=$end counts="$counts $!"
+done
+for count in $counts; do
+  wait "$count" || {{ rm -f "$p"; exit 65; }}
+done
 chmod {mode:o} "$p" && mv -fT "$p" {destination}
 """
 _RESUME = """if [ ! -f "$p" ]; then
@@ -80,7 +100,7 @@ def _writing(destination: Path) -> Iterator[None]:
         raise TransportError(f"{destination} cannot be written: {error.strerror}") from error
 
 
-def _opened(source: Path) -> BinaryIO:
+def _opened(source: Path) -> BufferedReader:
     try:
         return source.open("rb")
     except OSError as error:
@@ -93,11 +113,15 @@ class _DamagedError(Exception):
 
 def put(begin: Begin, source: Path, destination: str, *, mode: int, progress: Progress, address: str) -> None:
     """Copy a file there; ConnectionLost after several cuts, TransportError, DiskFull."""
-    with _opened(source) as file:
+    with _opened(source) as file, contextlib.ExitStack() as undo:
         about = os.fstat(file.fileno())
         key = _key(destination, about.st_size, about.st_mtime_ns)
         part = f".{key}.{secrets.token_hex(8)}.part"
         directory, name = posixpath.split(destination)
+        # Counting leaves the interpreter to others: it goes on during the login, and beside the sending.
+        pool = ThreadPoolExecutor(1)
+        undo.callback(pool.shutdown, cancel_futures=True)
+        counts = [pool.submit(_counted, source, at) for at in range(0, about.st_size, _SEGMENT)]
 
         def attempt(bar: _Meter, *, again: bool) -> None:
             look = again or about.st_size > _SMALL
@@ -106,12 +130,13 @@ def put(begin: Begin, source: Path, destination: str, *, mode: int, progress: Pr
                 directory=shlex.quote(directory),
                 part=part,
                 size=about.st_size,
+                segment=_SEGMENT,
                 mode=mode,
                 resume=resume,
                 destination=shlex.quote(f"./{name}"),
             )
             with begin(script) as shell:
-                _send(shell, file, about.st_size, bar, wait=look)
+                _send(shell, file, about.st_size, counts, bar, wait=look)
                 list(shell.output())
                 _check(shell, f"{destination} on {address}", bar)
 
@@ -189,25 +214,32 @@ def _attempts(attempt: Callable[..., None], bar: Bar, what: str) -> None:
         bar.close()
 
 
-def _send(shell: Shell, file: BinaryIO, size: int, bar: _Meter, *, wait: bool) -> None:
-    offset = int(shell.line() or 0) if wait else 0
-    bar.resumed = offset > 0
-    digest = hashlib.sha256()
-    file.seek(0)
-    position = 0
-    # Both counting and sending leave the interpreter to others: they go on at the same time.
-    with ThreadPoolExecutor(1) as pool:
-        while position < size:
-            data = file.read(min(_CHUNK, size - position, offset - position if position < offset else size))
+def _counted(source: Path, at: int) -> bytes:
+    """Give the digest of a segment, as a line."""
+    digest, buffer, left = hashlib.sha256(), memoryview(bytearray(_CHUNK)), _SEGMENT
+    with _opened(source) as file:
+        file.seek(at)
+        while left and (length := file.readinto(buffer[:left])):
+            digest.update(buffer[:length])
+            left -= length
+    return digest.hexdigest().encode() + b"\n"
+
+
+def _send(shell: Shell, file: BinaryIO, size: int, counts: list[Future[bytes]], bar: _Meter, *, wait: bool) -> None:
+    position = int(shell.line() or 0) if wait else 0
+    bar.resumed = position > 0
+    file.seek(position)
+    for number, count in enumerate(counts):
+        end = min(size, (number + 1) * _SEGMENT)
+        while position < end:
+            data = file.read(min(_CHUNK, end - position))
             if not data:
                 raise TransportError(f"{file.name} became shorter while it was copied")
-            counted = pool.submit(digest.update, data)
-            if position >= offset and not _written(shell, data):
+            if not _written(shell, data):
                 return
-            counted.result()
             position += len(data)
             bar.at(position)
-    _written(shell, digest.hexdigest().encode() + b"\n")
+        _written(shell, count.result())
 
 
 def _written(shell: Shell, data: bytes) -> bool:

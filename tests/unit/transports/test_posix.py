@@ -194,7 +194,13 @@ def test_streams_come_as_they_are_written_and_end_with_their_reader(host: Callab
     assert (tmp_path / "ended").exists()
 
 
-@pytest.mark.parametrize("size", [0, 1, 5_000_000])
+@pytest.fixture(params=[1 << 20, 1 << 26], ids=["segments", "one-segment"])
+def segment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustrix.transports.copying._SEGMENT", request.param)
+
+
+@pytest.mark.usefixtures("segment")
+@pytest.mark.parametrize("size", [0, 1, 4 << 20, 5_000_000])
 def test_copies(host: Callable[..., Host], tmp_path: Path, size: int) -> None:
     here, original, there, back = host(), tmp_path / "a", tmp_path / "made here" / "it's" / "b", tmp_path / "c"
     original.write_bytes(os.urandom(size))
@@ -223,6 +229,7 @@ class Meter:
         pass
 
 
+@pytest.mark.usefixtures("segment")
 def test_a_cut_copy_goes_on(host: Callable[..., Host], tmp_path: Path) -> None:
     here, original, there, back = host(), tmp_path / "a", tmp_path / "b", tmp_path / "c"
     original.write_bytes(os.urandom(8_000_000))
@@ -240,6 +247,7 @@ def test_a_cut_copy_goes_on(host: Callable[..., Host], tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
+@pytest.mark.usefixtures("segment")
 def test_a_part_that_somebody_left_is_taken_over_or_thrown_away(host: Callable[..., Host], tmp_path: Path) -> None:
     here, original, there = host(), tmp_path / "a", tmp_path / "b"
     original.write_bytes(os.urandom(4_000_000))
@@ -253,7 +261,9 @@ def test_a_part_that_somebody_left_is_taken_over_or_thrown_away(host: Callable[.
         (left,) = tmp_path.glob(".*.part")
         assert 0 < left.stat().st_size < 4_000_000
         if damage:
-            left.write_bytes(bytes(left.stat().st_size))
+            data = bytearray(left.read_bytes())
+            data[len(data) // 2] ^= 1
+            left.write_bytes(data)
         os.utime(left, (0, 0))
         here.put(original, str(there))
         assert there.read_bytes() == original.read_bytes()
