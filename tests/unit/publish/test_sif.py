@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -139,6 +140,14 @@ def test_what_is_missing_is_told_before_anything_is_made(machine, monkeypatch):
 
 def test_ctrl_c_ends_every_process_and_leaves_nothing(machine, monkeypatch):
     monkeypatch.setattr(sif, "_GRACE", 0.1)
+    begun = threading.Event()
+
+    class Waited(subprocess.Popen):
+        def communicate(self, *arguments, **options):
+            begun.set()  # before it, an interrupt would find nobody who knows of the process
+            return super().communicate(*arguments, **options)
+
+    monkeypatch.setattr(sif.subprocess, "Popen", Waited)
     sleep, ready = shutil.which("sleep", path=SYSTEM), machine.notes / "ready"
     machine.install(f"{MAKES}; trap '' TERM; {sleep} 1000 & echo $$ $! >{machine.notes}/pids; : >{ready}; wait")
 
@@ -148,6 +157,7 @@ def test_ctrl_c_ends_every_process_and_leaves_nothing(machine, monkeypatch):
     def press():
         while not ready.exists():
             time.sleep(0.01)
+        begun.wait()
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     previous = signal.signal(signal.SIGINT, on_interrupt)
