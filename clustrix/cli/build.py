@@ -181,12 +181,15 @@ def _load(text: str) -> Image:
 
 
 def _tagged(outputs: tuple[str, ...], tags: tuple[str, ...]) -> tuple[str, ...]:
+    from clustrix.oci.reference import check_tag
     from clustrix.publish import split_scheme
 
     if tags and not outputs:
         raise click.UsageError("--tag needs an --output")
     if not tags:
         return outputs
+    for tag in tags:
+        check_tag(tag)
     schemes = {split_scheme(text)[0] for text in outputs}
     if "sif" in schemes:
         raise click.UsageError("a SIF has no tag: leave out --tag, and write the tags of other outputs with them")
@@ -249,6 +252,8 @@ def _tell(order: Order, built: BuildResult, published: list[dict[str, Any]], *, 
         output.emit({**data, "verified": verified, "layers": layers, "outputs": published})
         return
     output.facts({**data, "verified": "yes, built twice" if verified else None})
+    if not published:
+        click.echo("output  none: it is kept in the local cache (clustrix images); --output says where it goes")
     for row in published:
         sent = "was there" if row["unchanged"] else f"{output.size(row['uploaded_bytes'])} sent"
         click.echo(f"output  {row['reference']} ({sent})")

@@ -81,6 +81,14 @@ class Reference:
         return f"{self.name}{tag}{f'@{self.digest}' if self.digest else ''}"
 
 
+def check_tag(tag: str) -> None:
+    """Refuse what is no tag; `BadReference`."""
+    if not _TAG.fullmatch(tag):
+        raise BadReference(
+            f"{tag!r} is no tag", remedy="Use letters, digits, _ . and -, at most 128 of them; not . or - first."
+        )
+
+
 def split_tag(location: str) -> tuple[str, str]:
     """Split ``PATH[:tag]``, as in ``oci:PATH:tag``; ``latest`` where left out. A drive letter is no path of its own."""
     path, colon, tag = location.rpartition(":")

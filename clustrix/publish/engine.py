@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import BadReference, DiskFull, ImageError, MissingExtra, RuntimeUnavailable
@@ -25,6 +26,8 @@ class Engine:
     """Load as ``NAME[:tag]`` into the engine of DOCKER_HOST, which may be elsewhere; what it has it only names."""
 
     def __init__(self, location: str) -> None:
+        if find_spec("docker") is None:
+            raise MissingExtra("docker", "docker", needed_for="the destination docker:")
         reference = Reference.parse(location)
         if reference.digest:
             raise BadReference(f"an engine cannot load under a digest: {location!r}", remedy="Name a tag.")
@@ -35,14 +38,12 @@ class Engine:
     def publish(self, image: BuiltImage, layout: Layout, *, progress: Progress = SILENT) -> Published:
         """Load an image.
 
-        Raises `RuntimeUnavailable` without an engine, `ImageError` in the engine's words, `DiskFull`, `MissingExtra`.
+        Raises `RuntimeUnavailable` without an engine, `ImageError` in the engine's words, `DiskFull`.
         """
-        try:
-            import docker
-            from docker.errors import DockerException, ImageNotFound
-            from requests import RequestException
-        except ImportError:
-            raise MissingExtra("docker", "docker", needed_for="the destination docker:") from None
+        import docker
+        from docker.errors import DockerException, ImageNotFound
+        from requests import RequestException
+
         name = f"{self.repository}:{self.tag}"
         try:
             with closing(docker.from_env(timeout=_SECONDS)) as client:
