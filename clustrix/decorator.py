@@ -33,6 +33,10 @@ else:
             return cls
 
 
+_ASYNCHRONOUS = 0x80 | 0x200
+"""``inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR``, whose module costs more than this one."""
+
+
 class RemoteFunction(Generic[P, R]):
     """Run a function at a target; made by `cluster`."""
 
@@ -49,6 +53,8 @@ class RemoteFunction(Generic[P, R]):
         inside a job, it runs in this process.
         """
         if self._in_place():
+            if self._asynchronous():
+                return self.submit(*args, **kwargs)  # type: ignore[return-value]  # what that option is for
             return self.local(*args, **kwargs)
         from clustrix import pipeline
 
@@ -140,6 +146,20 @@ class RemoteFunction(Generic[P, R]):
         _say_once()
         return True
 
+    def _asynchronous(self) -> bool:
+        """Tell whether a plain call in this process gives a Job, as it would at a target."""
+        from clustrix.inplace import inside_a_job
+
+        given = self._options.get("async_submit")
+        if given is None and inside_a_job():
+            return False
+        from clustrix import config
+        from clustrix.model.settings import settings
+
+        if given is None:
+            return config.load().resolve(config.LOCAL).async_submit
+        return bool(settings()["async_submit"].parse(given))
+
 
 def _varied(named: RemoteFunction[P, R], options: dict[str, object], bound: tuple[object, ...]) -> RemoteFunction[P, R]:
     return RemoteFunction(named._function, options, bound)
@@ -180,6 +200,12 @@ def _decorate(options: dict[str, object], function: Any) -> RemoteFunction[Any, 
         )
     if not callable(function):
         raise ConfigError(f"@cluster needs a function, not {function!r}")
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & _ASYNCHRONOUS:
+        raise ConfigError(
+            f"@cluster needs a plain function, and {function.__qualname__} is asynchronous",
+            remedy="Write it with def, around asyncio.run(...); the caller may await its .submit(...).",
+        )
     return RemoteFunction(function, options)
 
 

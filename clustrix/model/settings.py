@@ -57,12 +57,16 @@ def _path(value: object) -> str:
     return str(Path(_text(value)).expanduser())
 
 
-def _number(value: object) -> int:
+def _count(value: object, least: int = 0) -> int:
     if isinstance(value, str):
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
     raise TypeError
+
+
+def _positive(value: object) -> int:
+    return _count(value, 1)
 
 
 def _switch(value: object) -> bool:
@@ -131,7 +135,8 @@ def _image(value: object) -> object:
 _KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "text": (_text, "a text"),
     "path": (_path, "a path"),
-    "number": (_number, "a whole number"),
+    "number": (_positive, "a whole number of at least 1"),
+    "count": (_count, "a whole number of at least 0"),
     "switch": (_switch, "true or false"),
     "memory": (parse_memory, "an amount of memory"),
     "time": (parse_time, "a length of time"),
@@ -265,7 +270,7 @@ class ClusterConfig:
     cores: int = _setting("number", "Cores of one task; numerical libraries get as many threads.", 1)
     memory: int | None = _setting("memory", 'Memory of one task, `"16GB"`; units are binary.')
     time: timedelta | None = _setting("time", 'The time limit, `"02:00:00"`, `"90m"`.')  # noqa: RUF009 - a field
-    gpus: int = _setting("number", "Accelerators of one task.", 0)
+    gpus: int = _setting("count", "Accelerators of one task.", 0)
     gpu_type: str | None = _setting("text", "Their type, as the site names it.")
     nodes: int = _setting("number", "Nodes of one task.", 1)
     partition: str | None = _setting("text", "The partition (SLURM).")
@@ -291,7 +296,7 @@ class ClusterConfig:
         "allow.",
     )
     retries: int = _setting(
-        "number", "Start a call again so often when the machine failed under it, it was preempted, or it was lost.", 0
+        "count", "Start a call again so often when the machine failed under it, it was preempted, or it was lost.", 0
     )
     async_submit: bool = _setting("switch", "A plain call gives a Job at once, as `.submit` does.", default=False)
 

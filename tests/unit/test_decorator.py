@@ -62,7 +62,10 @@ def test_without_a_target_calls_run_here_and_say_so_once(capsys: pytest.CaptureF
     assert [double(1), double(2, plus=1), Scale(5).apply(2), Scale.static(2), Scale.named()] == [2, 5, 10, -2, "Scale"]
     assert list(double.map([1, 2, 3])) == [2, 4, 6]
     assert list(Scale(2).apply.starmap([(1,), (2,)])) == [2, 4]
-    assert double.submit(4).result() == 8
+    assert double.submit(4).result() == double.options(async_submit="yes")(4).result() == 8
+    config.configure(async_submit=True)
+    assert double(4).result() == 8
+    assert double.options(async_submit=False)(4) == 8
     assert capsys.readouterr().err.count("no target is configured") == 1
 
 
@@ -72,6 +75,7 @@ def test_inside_a_job_calls_run_in_place_whatever_is_asked(
     monkeypatch.setenv("CLUSTRIX_IN_JOB", "1")
     far = double.options(target="far")
     assert (far(3), list(far.map([1])), far.submit(1).result()) == (6, [2], 2)
+    assert far.options(async_submit=True)(4).result() == 8
     assert capsys.readouterr().err == ""
 
 
@@ -96,7 +100,8 @@ def test_a_target_that_is_asked_for_is_never_swapped() -> None:
     [
         ({"memroy": "1GB"}, "unknown setting 'memroy'\n.*'memory'"),
         ({"tagret": "x"}, "'target'"),
-        ({"host": "h"}, "unknown setting 'host'"),
+        ({"host": "h"}, "host is a setting of a target, not of a call"),
+        ({"retries": -1}, "retries must be a whole number of at least 0"),
         ({"cores": "four"}, "cores must be a whole number"),
         ({"memory": "lots"}, "not an amount of memory"),
         ({"parallel": 4}, "parallel is true or false, not 4"),
@@ -110,7 +115,9 @@ def test_options_are_checked_before_anything_runs(options: dict[str, object], pa
 
 
 def test_only_functions_are_decorated() -> None:
-    for wrong in (3, staticmethod(plain)):
+    async def later() -> None: ...
+
+    for wrong in (3, staticmethod(plain), later):
         with pytest.raises(ConfigError):
             cluster(wrong)  # type: ignore[call-overload]
 
