@@ -52,7 +52,7 @@ def discover(start: Path | None = None, system: Path = Path("/etc/clustrix")) ->
     if explicit:
         found.append(Path(explicit))
     else:
-        for directory in _project(start or Path.cwd()):
+        for directory in _project(start or _here()):
             if here := _in_directory(directory, pyproject=True):
                 found.append(here)
                 break
@@ -75,6 +75,27 @@ def cache_directory() -> Path:
     return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "clustrix"
 
 
+def unusable(error: OSError) -> ConfigError:
+    """Say of what the system refused where it lies, and what else could be named."""
+    from clustrix.journal import state_directory
+
+    place, ours = Path(str(error.filename)), (cache_directory(), state_directory())
+    own = any(place in {directory, *directory.parents} or directory in place.parents for directory in ours)
+    return ConfigError(
+        f"cannot use {place}: {error.strerror}",
+        remedy="Set CLUSTRIX_STATE_DIR to a directory that you may write to."
+        if own
+        else "See that it is there and is yours to use, or name another.",
+    )
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the working directory does not exist any more", remedy="Go to one that does.") from None
+
+
 def _project(start: Path) -> Iterator[Path]:
     """Walk up to the top of the project: a version-control directory, the home directory, or the root."""
     for directory in (start, *start.parents):
@@ -84,15 +105,27 @@ def _project(start: Path) -> Iterator[Path]:
 
 
 def _in_directory(directory: Path, *, pyproject: bool) -> Path | None:
-    found = [directory / name for name in _NAMES if (directory / name).is_file()]
+    found = [directory / name for name in _NAMES if _is_file(directory / name)]
     project = directory / "pyproject.toml"
-    if pyproject and project.is_file() and "[tool.clustrix" in project.read_text("utf-8", errors="replace"):
+    if pyproject and _is_file(project) and "[tool.clustrix" in project.read_text("utf-8", errors="replace"):
         found.append(project)
     if len(found) > 1:
         raise ConfigError(
             f"two configurations in {directory}: {', '.join(path.name for path in found)}", remedy="Keep one of them."
         )
     return found[0] if found else None
+
+
+def _is_file(path: Path) -> bool:
+    """Do what ``Path.is_file`` does, the same in every Python where it may not look."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"cannot look for {path}: {error.strerror}", remedy="Work in a directory that you may search."
+        ) from None
 
 
 def parse(path: Path) -> Source:
@@ -188,6 +221,12 @@ def read(
     values: dict[str, Value] = {}
     for word, raw in content.items():
         place = f"{where}{_line(text, word)}"
+        if word not in known and word in spellings():
+            whose = "a target, not of a call" if where == CALL else "a whole file, not of a target"
+            raise ConfigError(
+                f"{place}{label}: {word} is a setting of {whose}",
+                remedy="Set it there, in clustrix.yml or by configure().",
+            )
         if word not in known:
             raise UnknownOption(f"setting{label}", word, choices, where="" if where == CALL else place)
         name = spellings()[word]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clustrix import artifacts, bases, buildjob, mpi
 from clustrix import target as targets
+from clustrix.config_files import unusable
 from clustrix.errors import (
     ConfigError,
     EnvironmentMismatch,
@@ -105,6 +106,15 @@ def prepare(settings: ClusterConfig) -> Prepared:
         ClustrixError: every stage has its own kinds; see `clustrix.errors`.
 
     """
+    try:
+        return _prepared(settings)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise unusable(error) from error
+
+
+def _prepared(settings: ClusterConfig) -> Prepared:
     target = targets.of(settings)
     if target.chosen_by_itself:
         say(f"target {target.name} uses {target.runtime_name}: {target.why}")
@@ -116,7 +126,7 @@ def prepare(settings: ClusterConfig) -> Prepared:
         if not (target.chosen_by_itself and target.runtime.needs is Need.OCI) or settings.base or settings.image:
             raise
         targets.avoid_containers(f"no base image can be had ({error.message})")
-        return prepare(settings)
+        return _prepared(settings)
 
 
 def _placed(target: Target, settings: ClusterConfig) -> Prepared:

@@ -109,6 +109,13 @@ class LazyGroup(click.Group):
             from clustrix.cli.output import complain
 
             sys.exit(complain(error))
+        except OSError as error:
+            if os.environ.get("CLUSTRIX_DEBUG") or error.filename is None:
+                raise
+            from clustrix.cli.output import complain
+            from clustrix.config_files import unusable
+
+            sys.exit(complain(unusable(error)))
 
 
 @click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

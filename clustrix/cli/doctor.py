@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -142,7 +143,8 @@ def _state() -> Iterator[Finding]:
     from clustrix.journal import state_directory
 
     directory = state_directory()
-    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
     if not os.access(directory, os.W_OK):
         yield Finding(
             "state", "fail", f"{directory} cannot be written", "Set CLUSTRIX_STATE_DIR to a directory of yours."

@@ -94,7 +94,10 @@ def lock(
       clustrix env lock --json
     """
     from clustrix import locking
+    from clustrix.publish.base import check_file
 
+    if path is not None:
+        check_file(path)
     result = _locked(environment, platform, glibc, requirements, refresh=refresh)
     text = locking.write(result.lock)
     if path is not None:

@@ -103,6 +103,9 @@ def _error(words: str) -> ClustrixError:
             f"{names or 'a package'} cannot be had for the target; uv says:\n{words}",
             remedy="Change the version, or name the index that has it (UV_INDEX, UV_FIND_LINKS, pip's configuration).",
         )
-    unreachable = "Failed to fetch" in words or "error sending request" in words
-    remedy = "Check the network, and which index is configured for uv or pip." if unreachable else None
+    remedy = None
+    if "Failed to fetch" in words or "error sending request" in words:
+        remedy = "Check the network, and which index is configured for uv or pip."
+    elif "Failed to initialize cache" in words:
+        remedy = "Set UV_CACHE_DIR to a directory that you may write to."
     return LockError(f"uv says:\n{words}", remedy=remedy)

@@ -12,6 +12,7 @@ from clustrix import config
 from clustrix.errors import ConfigError, UnknownOption
 from clustrix.model.resources import Mount
 from clustrix.model.settings import settings
+from clustrix.pipeline import prepare, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +109,12 @@ REFUSED = {
         "targets:\n  a: {\n  hots: x}\n",
         r"l:3: unknown setting \(target a\) 'hots'\n.*'host",
     ),
-    "client setting in a target": ("targets:\n  a:\n    target: x\n", "unknown setting"),
-    "bad value": ("cores: many\n", r"clustrix\.yml:1: cores must be a whole number, not 'many'"),
+    "client setting in a target": (
+        "targets:\n  a:\n    target: x\n",
+        r"l:3 \(target a\): target is a setting of a whole file, not of a target",
+    ),
+    "bad value": ("cores: many\n", r"clustrix\.yml:1: cores must be a whole number of at least 1, not 'many'"),
+    "none at a time": ("max_parallel: 0\n", "max_parallel must be a whole number of at least 1, not 0"),
     "bad memory": ("memory: lots\n", "not an amount of memory"),
     "one thing twice": ("host: a\ncluster_host: b\n", "host is set twice"),
     "not a mapping": ("- a\n- b\n", "must be names and values"),
@@ -125,6 +130,23 @@ def test_a_wrong_file_is_refused_with_its_place(project: Path, case: str) -> Non
     (project / "clustrix.yml").write_text(text)
     with pytest.raises(ConfigError, match=pattern):
         config.load()
+
+
+def test_a_directory_that_is_gone_or_cannot_be_used_is_named(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="cannot look for"):
+        config.load(project / ("long" * 100))
+    gone = tmp_path_factory.mktemp("gone")
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="does not exist any more"):
+        config.load()
+    monkeypatch.chdir(project)
+    (project / "file").write_text("")
+    monkeypatch.setenv("CLUSTRIX_STATE_DIR", str(project / "file"))
+    with pytest.raises(ConfigError, match=r"cannot use .*/file.*\n  Set CLUSTRIX_STATE_DIR"):
+        prepare(resolve({"target": "local"}))
 
 
 def test_circles_absent_parents_and_unknown_targets_are_refused(project: Path) -> None:

@@ -64,6 +64,8 @@ def test_help_lists_all_commands_and_imports_none_of_them() -> None:
         (["frob"], 2, "Known: build, run"),
         (["config", "--nope"], 2, "No such option"),
         (["config", "--target", "hcp"], 2, "error[UnknownOption]: unknown target 'hcp'"),
+        (["env", "lock", "--output", "absent/pylock.toml"], 3, "absent/pylock.toml is in a directory that does not"),
+        (["build", "--output", "oci:x", "--tag", "a b"], 3, "error[BadReference]: 'a b' is no tag"),
         (["status", "nonsense"], 5, "no job 'nonsense'"),
         (["status", "local/01ARZ3NDEKTSV4RRFFQ69G5FAV"], 5, "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
     ],
@@ -73,6 +75,12 @@ def test_errors_are_a_sentence_and_a_status(argv: list[str], status: int, words:
     assert done.exit_code == status
     assert words in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_a_file_that_cannot_be_used_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustrix.journal.Journal.list", lambda _: Path("absent/file").read_text())
+    done = CliRunner().invoke(cli.main, ["jobs"])
+    assert (done.exit_code, "error[ConfigError]: cannot use absent/file: No such file" in done.stderr) == (2, True)
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
