@@ -62,8 +62,9 @@ told=
 # A command in the background ignores INT (POSIX), so it is told to terminate.
 leave() { told=1; kill -TERM $$child 2>/dev/null; }
 trap leave TERM INT HUP
-# The time limit is near. Who has something to save begins now; others may still come to their end.
-trap ': >"$$late"; [ ! -e "$$hook" ] || leave' XCPU
+# The time limit is near. Who has something to save begins now; others may still come to their end. Not by `:`, which
+# would end this shell where the disk is full (POSIX).
+trap 'true >"$$late"; [ ! -e "$$hook" ] || leave' XCPU
 for signal in USR1 USR2; do trap "kill -$$signal $$child 2>/dev/null" $$signal; done
 while :; do
   wait $$child

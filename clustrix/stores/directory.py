@@ -232,7 +232,8 @@ class DirectoryStore:
         ceiling = min(self._ceiling, _FOLLOWING) if output else self._ceiling
         places = [_directory(job) for job in jobs]
         looks = [f"{place}/outcomes/.look" for place in places]
-        poke = [f": >{look} 2>/dev/null" for look in looks] + [f"rm -f {' '.join(looks)}"]
+        # Not by ``:``, a special built-in: the directory may have been removed, which would end the shell (POSIX).
+        poke = [f"true 2>/dev/null >{look}" for look in looks] + [f"rm -f {' '.join(looks)}"]
         return _WATCH.substitute(
             marker=marker,
             known="\n".join(known),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,21 @@ def test_what_had_ended_comes_first_and_everything_once(store: DirectoryStore, t
     watch.close()
     with pytest.raises(errors.ConnectionLost):
         next(events)
+
+
+class Elsewhere(Noisy):
+    address = "elsewhere"
+
+
+def test_a_job_whose_directory_was_removed_does_not_end_the_watch_over_others(tmp_path: Path) -> None:
+    (gone, removed), (record, directory) = job(tmp_path), job(tmp_path)
+    shutil.rmtree(removed)
+    watch = DirectoryStore(Elsewhere(), str(tmp_path / "a root")).watch([gone, record])
+    with contextlib.closing(watch):
+        events = iter(watch)
+        assert until_quiet(events) == until_quiet(events) == []
+        place(directory / "outcomes/0.json", "{}")
+        assert next(event for event in events if event) == Ended(directory.name, index=0)
 
 
 def test_output_comes_whole_and_before_the_end(store: DirectoryStore, tmp_path: Path) -> None:
