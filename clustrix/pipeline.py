@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from clustrix.handle import Job, JobArray
     from clustrix.model.settings import ClusterConfig
+    from clustrix.target import Target
 
     Options = Mapping[str, object]
     Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -279,10 +280,26 @@ def _submit(
         except _NOT_ACCEPTED:
             journal.remove(job)
             raise
+        except KeyboardInterrupt:
+            _withdraw(target, record, journal)
+            raise
     from clustrix.handle import attach  # while the job starts
 
     record = journal.update(job, native_id=native_id)
     return attach(record, target.jobs, key=key, retry=retry, interrupted=_interrupted)
+
+
+def _withdraw(target: Target, record: JobRecord, journal: Journal) -> None:
+    """Take back a job whose submission somebody has interrupted with Ctrl-C: nobody holds it."""
+    say(f"taking {record.id} back")
+    try:
+        target.backend.cancel([record])
+        target.store.remove(record)
+        journal.remove(record.id)
+    except (TransportError, BackendError, StoreError, KeyboardInterrupt) as error:
+        say(f"{record.id} may have been accepted and go on: clustrix cancel {record.id} ({error!r})")
+    else:
+        say(f"{record.id} is cancelled")
 
 
 def _record(ready: Prepared, spec: JobSpec, name: str) -> JobRecord:

@@ -84,6 +84,19 @@ exit 0
 """)
 _CUT, _TAR_FAILED = 74, 75
 
+_LOOK = """look() { cd "$1" && grep -s '' native-id native-id-[0-9]* /dev/null; }
+"""
+# The same once a submission that is under way has come to its end.
+_SETTLED = """look() {
+  [ -d "$1" ] || sleep 1
+  cd "$1" || return
+  round=0
+  while read -r host shell 2>/dev/null <submitter && [ "$host" = "$(uname -n)" ] && kill -0 "$shell" 2>/dev/null &&
+    [ $round -lt 300 ]; do sleep 0.2; round=$((round + 1)); done
+  grep -s '' native-id native-id-[0-9]* /dev/null
+}
+"""
+
 
 class BatchBackend:
     """Submit, watch and cancel jobs of one scheduler on one host, below one directory."""
@@ -162,12 +175,12 @@ class BatchBackend:
 
     def cancel(self, jobs: Sequence[JobRecord]) -> None:
         """Mark the jobs as cancelled, then cancel them; BackendError if one is still there."""
-        native = self._native_ids(jobs)
+        native = self._native_ids(jobs, define=_SETTLED)
         marks = [JobPaths(f"{job.root}/jobs/{job.id.ulid}").cancelled for job in jobs]
         ids = [native_id for text in native.values() for native_id, _ in split(text)]
         for start in range(0, max(len(marks), 1), _AT_ONCE):
             quoted = " ".join(shlex.quote(mark) for mark in marks[start : start + _AT_ONCE])
-            self._transport.run(f'for mark in {quoted}; do [ ! -d "${{mark%/*}}" ] || : >"$mark"; done')
+            self._transport.run(f'for mark in {quoted}; do [ ! -d "${{mark%/*}}" ] || true >"$mark"; done')
         for start in range(0, len(ids), _AT_ONCE):
             (done,) = self._ask([self._dialect.cancel_argv(ids[start : start + _AT_ONCE])])
             # Schedulers complain of jobs that have ended meanwhile, which is what was wanted.
@@ -214,14 +227,13 @@ class BatchBackend:
             spec = replace(spec, max_parallel=spec.max_parallel // len(offsets))
         return [(spec, offset, min(most, spec.workers - offset)) for offset in offsets]
 
-    def _native_ids(self, jobs: Sequence[JobRecord]) -> Mapping[JobId, str]:
+    def _native_ids(self, jobs: Sequence[JobRecord], *, define: str = _LOOK) -> Mapping[JobId, str]:
         """Give the native ids, from the records or from the jobs' directories; a job without one is left out."""
         found = {job.id: job.native_id or self._known_ids.get(job.id) for job in jobs}
         asked = [job for job in jobs if found[job.id] is None]
         if asked:
             places = [shlex.quote(f"{job.root}/jobs/{job.id.ulid}") for job in asked]
-            look = "look() { cd \"$1\" && grep -s '' native-id native-id-[0-9]* /dev/null; }\n"
-            answers = self._ask([("look", place) for place in places], define=look)
+            answers = self._ask([("look", place) for place in places], define=define)
             for job, answer in zip(asked, answers, strict=True):
                 said = [line.partition(":") for line in _text(answer.stdout).splitlines()]
                 offsets = {name: int(name.removeprefix("native-id").lstrip("-") or 0) for name, _, _ in said}

@@ -93,6 +93,7 @@ class FakeStore:
     """Show what the backend computed."""
 
     backend: FakeBackend
+    removed: list[JobId] = field(default_factory=list)
 
     def watch(self, jobs: Sequence[JobRecord], *, output: object = None) -> Iterator[Ended | None]:
         for job in jobs:
@@ -127,6 +128,9 @@ class FakeStore:
 
     def log(self, job: JobRecord, task: int, *, last_bytes: int | None = None) -> bytes:
         return b"output\n"
+
+    def remove(self, job: JobRecord) -> None:
+        self.removed.append(job.id)
 
 
 class FakeRuntime:

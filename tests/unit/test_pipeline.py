@@ -102,7 +102,7 @@ def test_a_refused_job_leaves_no_record(backend: fakes.FakeBackend, kind: type[C
     assert Journal().list() == []
 
 
-@pytest.mark.parametrize("kind", [BackendError, ConnectionLost, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", [BackendError, ConnectionLost])
 def test_a_job_that_may_have_been_accepted_stays_recorded(
     backend: fakes.FakeBackend, kind: type[BaseException]
 ) -> None:
@@ -110,6 +110,23 @@ def test_a_job_that_may_have_been_accepted_stays_recorded(
     with pytest.raises(kind):
         pipeline.submit(double, (1,), {}, {})
     assert [record.native_id for record in Journal().list()] == [None]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_ctrl_c_while_a_job_is_submitted_takes_it_back(
+    backend: fakes.FakeBackend, answers: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mute(*_: object) -> None:
+        raise ConnectionLost("no answer")
+
+    backend.refusal = KeyboardInterrupt()
+    if not answers:
+        monkeypatch.setattr(backend, "cancel", mute)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.submit(double, (1,), {}, {})
+    assert len(backend.cancelled) == answers
+    assert len(Journal().list()) == (not answers)
+    assert ("go on: clustrix cancel" in capsys.readouterr().err) is not answers
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +146,26 @@ def test_what_is_refused_leaves_nothing_behind(place: Path) -> None:
     assert toy.cancelled == ["1", "2"]
     assert queued(place) == []
     assert list((place / "root/jobs").iterdir()) == []
+
+
+def test_who_cancels_a_job_that_is_being_submitted_waits_for_its_id(place: Path) -> None:
+    toy = Toy(place, highest=None)
+    backend = BatchBackend(toy, Local(), str(place / "root"))
+    spec, record = job(1, place)
+    os.mkfifo(place / "slow")
+    toy.submit_argv = lambda spec, script: ("sh", "-c", f'read go <"$1/slow"; {SUBMIT}', "sh", str(place), script)  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        submission = pool.submit(backend.submit, spec, record, {})
+        submitter = place / "root/jobs" / record.id.ulid / "submitter"
+        while not submitter.exists():
+            time.sleep(0.01)
+        cancellation = pool.submit(BatchBackend(toy, Local(), str(place / "root")).cancel, [record])
+        with contextlib.suppress(FutureTimeout):
+            cancellation.result(0.5)
+        (place / "slow").write_text("\n")
+        assert submission.result() == "1"
+        cancellation.result()
+    assert toy.cancelled == ["1"]
 
 
 def test_an_accepted_job_whose_id_was_not_written_down_is_asked_for(place: Path) -> None:
