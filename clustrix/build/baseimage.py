@@ -160,12 +160,18 @@ def _pull(reference: Reference, platform: str, client: Client, layout: Layout, p
     return pull(client, reference, platform, layout, progress=progress)
 
 
+def named(text: str) -> tuple[Layout, str | None]:
+    """Read ``DIR[:NAME]``, as skopeo writes it: a layout, and which of its images; DIR may hold colons too."""
+    source = Layout(text)
+    if source.exists() or ":" not in text:
+        return source, None
+    directory, _, name = text.rpartition(":")
+    return Layout(directory), name
+
+
 def _copy(text: str, platform: str, layout: Layout) -> Descriptor:
-    """Bring an image of another layout into ours. ``DIR[:NAME]``, as skopeo writes it; DIR may hold colons too."""
-    source, name = Layout(text), None
-    if not source.exists() and ":" in text:
-        directory, _, name = text.rpartition(":")
-        source = Layout(directory)
+    """Bring an image of another layout into ours."""
+    source, name = named(text)
     descriptor = source.resolve(name, platform)
     for blob in (*source.manifest(descriptor.digest).blobs, descriptor):
         if not layout.has(blob.digest, blob.size):

@@ -27,7 +27,7 @@ from clustrix.model import wheel
 from clustrix.model.image import VENV, BuiltImage
 from clustrix.model.progress import SILENT
 from clustrix.oci.layout import CHUNK, BlobWriter, Layout
-from clustrix.oci.manifest import Descriptor, Manifest
+from clustrix.oci.manifest import TITLE, Descriptor, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 WORKERS_AT_MOST = 8
 LOCK_PATH = "/opt/clustrix/pylock.toml"
+CLEARED = "opt/.wh.clustrix"
+"""What hides the directory of all this, where a base holds one already."""
 FINGERPRINT_PATH = "/opt/clustrix/fingerprint"
 FINGERPRINT = "dev.clustrix.fingerprint"
 SBOM_PATH = "/opt/clustrix/sbom.cdx.json"
@@ -172,10 +174,7 @@ class Layers:
         """Hide the environment of a base that was built here too: ours takes its place, and does not add to it."""
         if FINGERPRINT in plan.recipe.base.config.labels:
             identity = key(packing.FORMAT, plan.codec.identity, "cleared")
-            directory, _, name = LOCK_PATH.rpartition("/")[0].lstrip("/").rpartition("/")
-            yield self._tar(
-                "without the base's environment", identity, plan, lambda s: s.file(f"{directory}/.wh.{name}", 0, ())
-            )
+            yield self._tar("without the base's environment", identity, plan, lambda s: s.file(CLEARED, 0, ()))
 
     def _bucket(self, plan: Plan, wheels: Mapping[LockedPackage, Packed]) -> Iterator[LayerReport]:
         titles = {packed: f"{package.name} {package.version}" for package, packed in wheels.items()}
@@ -282,8 +281,7 @@ class Layers:
             Cmd=[packing.INTERPRETER],
         )
         made = tuple(
-            Descriptor(plan.codec.media_type, layer.digest, layer.size, {"org.opencontainers.image.title": layer.title})
-            for layer in layers
+            Descriptor(plan.codec.media_type, layer.digest, layer.size, {TITLE: layer.title}) for layer in layers
         )
         origin = {"org.opencontainers.image.base.name": recipe.base.reference} if recipe.base.reference else {}
         manifest = Manifest(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,10 @@ _SOURCE = click.option(
     show_default=True,
     help="interpreter, auto, or a uv.lock, pylock.toml, requirements file, script or project directory.",
 )
+
+
+_FILES = {".toml", ".lock", ".txt", ".in", ".py"}
+"""What ends so is meant as a file, also if it does not exist."""
 
 
 @click.group("env")
@@ -112,9 +118,12 @@ def lock(
 @command.command("diff")
 @click.argument("other", required=False, shell_complete=output.complete_jobs)
 @click.option("--deep", is_flag=True, help="Also hash every installed file, and name those that were altered.")
+@click.option("--insecure-registry", is_flag=True, help="Speak plain HTTP to the registry of the image.")
 @output.as_json
-def diff(other: str | None, *, deep: bool, as_json: bool) -> None:
+def diff(other: str | None, *, deep: bool, insecure_registry: bool, as_json: bool) -> None:
     """Compare what is installed here with its lock, a lock file, an image or a job. Ends with 1 if they differ.
+
+    Images are those that clustrix built, wherever they are now.
 
     \b
     Examples:
@@ -122,11 +131,13 @@ def diff(other: str | None, *, deep: bool, as_json: bool) -> None:
       clustrix env diff pylock.toml
       clustrix env diff hpc/01J9ZK2M
       clustrix env diff sha256:20cdbfa7     an image that was built here
+      clustrix env diff registry.example.org/me/fit:1
+      clustrix env diff oci:image           also oci-archive:FILE
       clustrix env diff --deep              also finds single altered files
     """
     from clustrix.worker import installed
 
-    name, expected = _expected(other)
+    name, expected = _expected(other, insecure=insecure_registry)
     live = _locked("interpreter", None, "", ())
     apart = {row.name for row in live.report.having(Status.LEFT_OUT, Status.TRAVELS)}
     here = {key: mark for key, mark in installed.fingerprints().items() if key not in apart}
@@ -153,18 +164,43 @@ def _how(key: str, here: Mapping[str, str], expected: Mapping[str, str]) -> str:
     return "another build" if key in expected else "only installed here"
 
 
-def _expected(other: str | None) -> tuple[str, Mapping[str, str]]:
+def _expected(other: str | None, *, insecure: bool) -> tuple[str, Mapping[str, str]]:
     """Give what is compared with: its name, and the fingerprint of each package by name."""
     from clustrix import artifacts
+    from clustrix.publish import registry_of
 
-    if other is None or Path(other).exists():
+    # No id of a job holds any of these.
+    image = other is not None and not Path(other).exists() and re.search(r"[:@]|/.*/|\.sif$", other)
+    if insecure and not (other and image and registry_of(other)):
+        raise click.UsageError("--insecure-registry is for an image of a registry")
+    if other is None or (not image and (Path(other).exists() or Path(other).suffix in _FILES)):
         result = _locked(other or "interpreter", None, "", ())
         artifacts.fetch(result.lock)
         return f"lock {result.lock.digest}", artifacts.fingerprints(result.lock) or {}
-    return _of_image(other) if other.startswith("sha256:") else _of_job(other)
+    if other.startswith("sha256:"):
+        return _built_here(other)
+    return _of_image(other, insecure=insecure) if image else _of_job(other)
 
 
-def _of_image(digest: str) -> tuple[str, Mapping[str, str]]:
+def _of_image(text: str, *, insecure: bool) -> tuple[str, Mapping[str, str]]:
+    """Read what is installed in an image."""
+    from clustrix import artifacts, config
+    from clustrix.build import contents
+    from clustrix.errors import BadReference
+    from clustrix.publish import registry_of, split_scheme
+    from clustrix.target import this_machine
+
+    if split_scheme(text)[0] not in {"", "oci", "oci-archive"}:
+        raise BadReference(
+            f"{text} cannot be looked into", remedy="Name a registry's, oci:DIR, oci-archive:FILE or sha256:..."
+        )
+    host = registry_of(text)
+    speaker = partial(artifacts.client, insecure=(host,) if insecure and host else ())
+    found = contents.fingerprints(text, this_machine(), client=speaker, cache=config.cache_directory())
+    return f"image {text}", found
+
+
+def _built_here(digest: str) -> tuple[str, Mapping[str, str]]:
     """Look up what went into an image that was built here, by the beginning of its digest."""
     from clustrix import artifacts
     from clustrix.cli.images import built

@@ -8,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from clustrix.build import contents
+from clustrix.oci.client import Client
 from tests.unit.wheels import Venv, make_wheel, uv
 
 from . import servers
@@ -191,6 +194,12 @@ def test_another_build_of_the_same_version_in_the_image_is_refused(
     finally:
         container.remove(force=True)
     try:
+        speaker = partial(Client, insecure=(registry.host,))
+        inside = {
+            name: contents.fingerprints(name, "x86_64", client=speaker, cache=stranger.project)["tiny"]
+            for name in (reference, f"{tampered}:1")
+        }
+        assert len({*inside.values()}) == 2  # so `clustrix env diff` tells one from the other, too
         stranger.configured(runtime="docker", insecure_registry=True)
         text = HEAD + ENVIRONMENT.replace("@cluster", f"@cluster(image={tampered + ':1'!r})") + "print('ran')\n"
         done = stranger("run", stranger.script(text))
