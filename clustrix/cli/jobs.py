@@ -11,7 +11,7 @@ from clustrix.cli import output
 
 
 @click.command("jobs")
-@output.target_option
+@click.option("--target", shell_complete=output.complete_targets, help="Show those of one target alone.")
 @click.option("-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="Show so many, the newest.")
 @click.option("--all", "everything", is_flag=True, help="Show all.")
 @click.option("--offline", is_flag=True, help="Ask no target: show what is known here.")
@@ -25,11 +25,14 @@ def command(target: str | None, number: int, *, everything: bool, offline: bool,
       clustrix jobs --target hpc --all
       clustrix jobs --json --offline
     """
-    from clustrix import catalogue
-    from clustrix.errors import ClustrixError
+    from clustrix import catalogue, config
+    from clustrix.errors import ClustrixError, UnknownOption
     from clustrix.journal import Journal
 
     records = [record for record in Journal().list() if target in {None, record.id.target}]
+    # A target that is configured no longer may still have jobs here.
+    if target and not records and target not in (known_targets := config.load().target_names):
+        raise UnknownOption("target", target, known_targets)
     shown = records if everything else records[:number]
     open_ones = [] if offline else [record for record in shown if not record.state.ended]
     said = catalogue.statuses(open_ones)
@@ -55,7 +58,7 @@ def command(target: str | None, number: int, *, everything: bool, offline: bool,
         output.emit(rows)
         return
     if not rows:
-        output.note("no jobs yet")
+        output.note("no jobs yet" if target is None else f"no jobs of target {target} yet")
         return
     columns = ("id", "function", "state", "items", "created", "reason")
     output.table(columns, [[_cell(name, row[name]) for name in columns] for row in rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from reprlib import Repr
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from clustrix.model.outcome import Failure
@@ -59,7 +60,12 @@ def _variables(trace: TracebackType | None, secrets: Collection[str]) -> tuple[t
         return ()
     while trace.tb_next is not None:
         trace = trace.tb_next
-    found = trace.tb_frame.f_locals
+    # Modules, and what Python puts into every module, say nothing about a failure at the top of a script.
+    found = {
+        name: value
+        for name, value in trace.tb_frame.f_locals.items()
+        if not isinstance(value, ModuleType) and not (name.startswith("__") and name.endswith("__"))
+    }
     return tuple((name, _show(name, found[name], secrets)) for name in list(found)[:_VARIABLES])
 
 

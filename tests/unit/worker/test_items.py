@@ -15,6 +15,7 @@ from geometry import Point, mover, unit
 
 from clustrix import errors
 from clustrix.model.outcome import OutcomeStatus
+from clustrix.worker import failure, script
 from clustrix.worker.outcome import RemoteTraceback
 
 
@@ -126,6 +127,14 @@ def test_local_variables_are_shown_and_secrets_are_not(acted):
     everything = b"".join(path.read_bytes() for path in Path(paths.outcomes).iterdir())
     assert b"hunter2" not in everything
     assert b"abc123" not in everything.replace(b'"api_key": "abc123"', b"")  # the source line is in the traceback
+
+
+def test_the_top_of_a_script_shows_its_own_variables_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # what it puts there is taken back
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(ZeroDivisionError) as caught:
+        script.run("top.py", "import os\nnumber = 0\n1 / number\n", ())
+    assert failure.describe(caught.value).local_variables == (("number", "0"),)
 
 
 def test_metadata_say_where_and_how(acted):
