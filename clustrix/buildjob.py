@@ -11,19 +11,19 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from clustrix import config
+from clustrix import config, watch
+from clustrix.course import course_of
 from clustrix.errors import ClustrixError, JobError
 from clustrix.model.job import End, EndKind, JobId, JobRecord, JobSpec, State, new_ulid
 from clustrix.model.resources import Resources
 from clustrix.transports.base import Completed
-from clustrix.watch import course_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clustrix.course import Course
     from clustrix.model.settings import ClusterConfig
     from clustrix.target import Target
-    from clustrix.watch import Course
 
 _NAME = "sif"
 _CORES, _MEMORY_BYTES = 2, 2 << 30  # packing a SIF; its time limit is what the partition gives by itself
@@ -76,7 +76,7 @@ def run(target: Target, settings: ClusterConfig, script: str, *, what: str, say:
 
 def _wait(course: Course, tell: Callable[[str], None]) -> End:
     """Give the end of its process, as the wrapper saw it; JobError where it had none or was ended by somebody."""
-    course.follow()
+    watch.follow(course)
     while not course.wait(lambda: course.over or 0 in course.ends, _LOOK):
         status = (course.said or {}).get(0)
         if status is not None and status.state is State.WAITING and status.reason:

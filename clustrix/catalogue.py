@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from clustrix import config
 from clustrix import target as targets
 from clustrix.errors import ClustrixError, UnknownJob
-from clustrix.handle import Job, JobArray, JobStatus, attach, survey
+from clustrix.handle import Job, JobArray, attach
 from clustrix.journal import Journal
 from clustrix.model.job import JobId, JobRecord
+from clustrix.status import JobStatus, survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Decide how a job stands, and how items end that left no outcome: by wrapper, scheduler, or as nobody knows."""
+"""Decide how items end that left no outcome: as the wrapper says, else the scheduler, else as nobody knows."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from clustrix.errors import JobCancelled, JobLost
 from clustrix.model import verdict
 from clustrix.model.job import End, EndKind, State
 
 if TYPE_CHECKING:
-    from clustrix.watch import Course
+    from clustrix.course import Course
 
 _SETTLE = 5.0  # seconds that a scheduler may take to say why a task ended, where it did not end it itself
 _TAILS = 20  # tasks whose last lines errors show: each costs requests, and thousands may be cancelled at once
@@ -83,17 +82,3 @@ def _condemn(course: Course, condemned: dict[int, tuple[End | None, int | None]]
         shared = course.record.workers < course.record.items
         error = verdict.error(end, course.record.id, index=where, shared=shared, log_tail=tails[task])
         course.settle(index, error)
-
-
-def state_of(course: Course, failed: frozenset[int] = frozenset()) -> State:
-    """Say where a job stands; ``failed`` are items whose outcome is an error."""
-    if course.over:
-        if any(isinstance(error, JobCancelled) for error in course.lost.values()):
-            return State.CANCELLED
-        if any(isinstance(error, JobLost) for error in course.lost.values()):
-            return State.LOST
-        return State.FAILED if course.lost or failed else State.SUCCEEDED
-    states = {status.state for status in (course.said or {}).values()}
-    if State.RUNNING in states or course.ended:
-        return State.RUNNING
-    return State.WAITING if course.said is not None else State.SUBMITTED

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from clustrix import watch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clustrix.watch import Course, Listener
+    from clustrix.course import Course, Listener
 
 
 Wait = Callable[[Callable[[], bool], "float | None"], bool]
@@ -25,10 +27,10 @@ def showing(course: Course, stream_to: TextIO | None) -> Iterator[Wait]:
     The waiting thread writes: notebooks route what is printed by its thread.
     """
     if stream_to is None:
-        course.follow()
+        watch.follow(course)
         yield course.wait
         return
-    with course.listening() as listener:
+    with watch.listening(course) as listener:
         text = _Text(labelled=course.record.workers > 1)
 
         def wait(over: Callable[[], bool], timeout: float | None) -> bool:
@@ -48,7 +50,7 @@ def showing(course: Course, stream_to: TextIO | None) -> Iterator[Wait]:
 
 def follow(course: Course, over: Callable[[], bool]) -> Iterator[str]:
     """Give output as it comes, until the end."""
-    with course.listening() as listener:
+    with watch.listening(course) as listener:
         text = _Text(labelled=course.record.workers > 1)
         while not over():
             course.wait(lambda: bool(listener.pieces) or over())

@@ -6,45 +6,24 @@ import contextlib
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
-from clustrix import console
-from clustrix.conclusion import conclude, state_of
-from clustrix.errors import ConfigError, JobCancelled, JobError, NotReady, OutOfMemory, Unschedulable
-from clustrix.model.job import EndKind, JobId, State
-from clustrix.model.outcome import OutcomeStatus
-from clustrix.stores.base import Ended
-from clustrix.watch import Course, Site, course_of
+from clustrix import console, watch
+from clustrix import status as statuses
+from clustrix.course import course_of
+from clustrix.errors import ConfigError, JobCancelled, JobError, NotReady, Unschedulable
+from clustrix.model.job import State
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
-    from clustrix.model.job import JobRecord
-    from clustrix.model.outcome import Outcome
+    from clustrix.course import Course, Site
+    from clustrix.model.job import JobId, JobRecord
     from clustrix.model.usage import Usage
-    from clustrix.stores.base import RawOutcome
-
-__all__ = ["Job", "JobArray", "JobStatus", "Site", "attach", "survey"]
+    from clustrix.status import JobStatus
 
 _ANSWER = 30.0  # seconds that a target may take to say for the first time what has ended
-_AFTERMATH = 2.0  # seconds that a wrapper may take to say that memory ran out, after user code failed of it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatus:
-    """Say where a job stands: ``finished`` of ``items`` have ended, ``failed`` of them without a value."""
-
-    id: JobId
-    state: State
-    items: int
-    finished: int
-    failed: int
-    reason: str = ""
-    expected_start: datetime | None = None
-    nodes: tuple[str, ...] = ()
 
 
 def attach(
@@ -63,36 +42,45 @@ def attach(
     return JobArray(course_of(record, site, key), retry=retry, interrupted=interrupted)
 
 
-def survey(site: Site, records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus]:
-    """Ask where jobs stand: one status query, one look at what ended, one at what failed, whatever their number."""
-    courses = _look(site, records)
-    failed = site.store.failures(records) if records else {}
-    return {course.record.id: _status(course, failed[ulid]) for ulid, course in courses.items()}
+class _Handle:
+    """Hold what a call and a map have in common."""
+
+    _course: Course
+
+    @property
+    def id(self) -> JobId:
+        """Name the job: ``target/ulid``."""
+        return self._course.record.id
+
+    @property
+    def record(self) -> JobRecord:
+        """Give what the journal remembers."""
+        return self._course.record
+
+    def status(self) -> JobStatus:
+        """Ask the target where it stands."""
+        return statuses.survey(self._course.site, [self.record])[self.id]
+
+    def usage(self) -> Usage:
+        """Compare what was asked for with what was used so far, and propose what to ask for next.
+
+        Of the whole map, where this is an item of one. The rules are those of `clustrix.model.usage`.
+
+        Raises:
+            Tampered: somebody else wrote or changed an outcome.
+            TransportError: the target does not answer.
+            BackendError: its scheduler does not, and it is not known yet what became of every item.
+
+        """
+        from clustrix import usage
+
+        course = self._course
+        if not _known(course, lambda: course.over):  # what has no outcome may never have one, which nobody has asked
+            course = statuses.look(course.site, [course.record])[self.id.ulid]
+        return usage.of(course)
 
 
-def _look(site: Site, records: Sequence[JobRecord]) -> Mapping[str, Course]:
-    """Ask once how jobs stand now, by ulid, for whoever does not follow them."""
-    courses = {record.id.ulid: Course(record, site) for record in records}
-    if not courses:
-        return {}
-    said = site.backend.status(records)
-    watch = site.store.watch(records)
-    try:
-        for event in watch:
-            if event is None:
-                break
-            if isinstance(event, Ended):
-                courses[event.ulid].take(event)
-    finally:
-        watch.close()
-    for course in courses.values():
-        course.said = said.get(course.record.id)
-        if not course.over:
-            conclude(course, patience=max(0.0, site.grace - (time.time() - course.record.created)))
-    return courses
-
-
-class Job(Future[Any]):
+class Job(_Handle, Future[Any]):
     """Hold a call that runs somewhere else: a `concurrent.futures.Future` that can be awaited and outlives its process.
 
     Also one item of a `JobArray`, with ``index`` its number.
@@ -105,16 +93,6 @@ class Job(Future[Any]):
         self.index = index
         self._answer: tuple[object, BaseException | None] | None = None
         course.when_over(index, self._over)
-
-    @property
-    def id(self) -> JobId:
-        """Name the job: ``target/ulid``."""
-        return self._course.record.id
-
-    @property
-    def record(self) -> JobRecord:
-        """Give what the journal remembers."""
-        return self._course.record
 
     def result(self, timeout: float | None = None, *, stream_to: TextIO | None = None) -> Any:  # noqa: ANN401
         """Wait for the value, or raise what the function raised.
@@ -144,10 +122,7 @@ class Job(Future[Any]):
 
     def done(self) -> bool:
         """Tell whether it is known to have ended. The first time this asks the target."""
-        course = self._course
-        course.follow()
-        course.wait(lambda: course.caught_up or course.over_at(self.index), _ANSWER)
-        return course.over_at(self.index)
+        return _known(self._course, lambda: self._course.over_at(self.index))
 
     def running(self) -> bool:
         """Tell whether it has started and not ended; asks the target."""
@@ -167,24 +142,7 @@ class Job(Future[Any]):
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call ``fn(job)`` in another thread once it has ended, or now if it has."""
         super().add_done_callback(fn)
-        self._course.follow()
-
-    def status(self) -> JobStatus:
-        """Ask the target where it stands."""
-        return survey(self._course.site, [self._course.record])[self.id]
-
-    def usage(self) -> Usage:
-        """Compare what was asked for with what was used so far, and propose what to ask for next.
-
-        Of the whole map, where this is an item of one. The rules are those of `clustrix.model.usage`.
-
-        Raises:
-            Tampered: somebody else wrote or changed an outcome.
-            TransportError: the target does not answer.
-            BackendError: its scheduler does not, and it is not known yet what became of every item.
-
-        """
-        return JobArray(self._course).usage()
+        watch.follow(self._course)
 
     @overload
     def logs(self, *, follow: Literal[False] = False) -> str: ...
@@ -226,11 +184,13 @@ class Job(Future[Any]):
         if self._answer is None:
             if not self.wait(timeout, stream_to=stream_to):
                 raise FutureTimeout(f"{self.id} has not ended within {timeout} s; it goes on")
-            self._answer = _answer(self._course, self.index)
+            from clustrix import result  # with all that unpickles, which submitting does not need
+
+            self._answer = result.fetch(self._course, self.index)
         return self._answer
 
 
-class JobArray:
+class JobArray(_Handle):
     """Hold a map that runs somewhere else. Iterating gives the values in order; ``array[3]`` is the Job of an item.
 
     Ctrl-C while an iteration waits cancels a map that this process submitted, as it does to a blocking call; a second
@@ -248,16 +208,6 @@ class JobArray:
         self._retry = retry
         self._interrupted = interrupted
         self._jobs: dict[int, Job] = {}
-
-    @property
-    def id(self) -> JobId:
-        """Name the job: ``target/ulid``."""
-        return self._course.record.id
-
-    @property
-    def record(self) -> JobRecord:
-        """Give what the journal remembers."""
-        return self._course.record
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -292,7 +242,7 @@ class JobArray:
         seconds after this call an item has not ended. ``stream_to`` shows the output of all items meanwhile.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._course.follow()
+        watch.follow(self._course)
 
         def values() -> Iterator[Any]:
             with console.showing(self._course, stream_to) as wait:
@@ -312,7 +262,7 @@ class JobArray:
         """Give the items as they end; ``job.index`` tells which."""
         deadline = None if timeout is None else time.monotonic() + timeout
         course, given = self._course, set[int]()
-        course.follow()
+        watch.follow(course)
         while len(given) < len(self):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not course.wait(lambda: len(course.ended) + len(course.lost) > len(given), left):
@@ -328,10 +278,7 @@ class JobArray:
 
     def done(self) -> bool:
         """Tell whether all items are known to have ended. The first time this asks the target."""
-        course = self._course
-        course.follow()
-        course.wait(lambda: course.caught_up or course.over, _ANSWER)
-        return course.over
+        return _known(self._course, lambda: self._course.over)
 
     @property
     def failed(self) -> Mapping[int, BaseException]:
@@ -365,28 +312,6 @@ class JobArray:
         _cancel(self._course)
         return True
 
-    def status(self) -> JobStatus:
-        """Ask the target where it stands."""
-        return survey(self._course.site, [self._course.record])[self.id]
-
-    def usage(self) -> Usage:
-        """Compare what was asked for with what was used so far, and propose what to ask for next.
-
-        The rules are those of `clustrix.model.usage`.
-
-        Raises:
-            Tampered: somebody else wrote or changed an outcome.
-            TransportError: the target does not answer.
-            BackendError: its scheduler does not, and it is not known yet what became of every item.
-
-        """
-        from clustrix import usage
-
-        course = self._course
-        if not self.done():  # what has no outcome may never have one, which nobody has asked yet
-            course = _look(course.site, [course.record])[self.id.ulid]
-        return usage.of(course)
-
     @overload
     def logs(self, *, task: int = ..., follow: Literal[False] = False) -> str: ...
     @overload
@@ -403,51 +328,11 @@ class JobArray:
         return f"<JobArray {self.id}: {over} of {len(self)} items are known to have ended>"
 
 
-def _answer(course: Course, index: int) -> tuple[object, BaseException | None]:
-    """Fetch, verify and unpickle one item's outcome: its value, or the error in its place."""
-    from clustrix.worker import outcome as outcomes
-
-    lost = course.lost.get(index)
-    if lost is not None:
-        return None, lost
-    raw = course.raw(index)
-    outcome = outcomes.verify(raw.metadata, course.key(), index=index)
-    task = outcome.metadata.get("task")
-    tail = course.tail(task) if outcome.status is not OutcomeStatus.SUCCESS and isinstance(task, int) else None
-    try:
-        return _load(course, outcome, raw, tail), None
-    except Exception as error:  # noqa: BLE001 - user code raised it, or it cannot be rebuilt
-        memory = _memory_error(course, outcome, task, tail) if outcome.status is OutcomeStatus.ERROR else None
-        if memory is not None:
-            memory.__cause__ = error
-            return None, memory
-        return None, error
-
-
-def _load(course: Course, outcome: Outcome, raw: RawOutcome, tail: str | None) -> object:
-    from clustrix.worker import outcome as outcomes
-
-    return outcomes.load(outcome, raw.value, job_id=str(course.record.id), log_tail=tail)
-
-
-def _memory_error(course: Course, outcome: Outcome, task: object, tail: str | None) -> OutOfMemory | None:
-    """Tell whether a process that user code had started was killed for its memory: the cause of what it raised."""
-    record = course.record
-    if record.workers < record.items or not isinstance(task, int):
-        return None  # the task goes on with other items, which may be those that used too much
-    end = course.ends.get(task)
-    deadline = time.monotonic() + _AFTERMATH
-    while end is None and time.monotonic() < deadline:  # its process is about to end
-        end = course.site.store.ends(record).get(task)
-        if end is None:
-            time.sleep(0.05)
-    if end is None or end.kind is not EndKind.OUT_OF_MEMORY:
-        return None
-    from clustrix.model import verdict
-
-    index = outcome.index if record.items > 1 else None
-    error = verdict.error(end, record.id, index=index, log_tail=tail)
-    return error if isinstance(error, OutOfMemory) else None
+def _known(course: Course, over: Callable[[], bool]) -> bool:
+    """Tell whether it is over, once the target has said what has ended."""
+    watch.follow(course)
+    course.wait(lambda: course.caught_up or over(), _ANSWER)
+    return over()
 
 
 def _is_queued(course: Course) -> bool:
@@ -457,25 +342,9 @@ def _is_queued(course: Course) -> bool:
 
 def _cancel(course: Course) -> None:
     course.site.backend.cancel([course.record])
-    course.follow()
+    watch.follow(course)
     with contextlib.suppress(JobError):
         course.wait(lambda: course.over, course.site.grace)
-
-
-def _status(course: Course, failed: frozenset[int]) -> JobStatus:
-    said = (course.said or {}).values()
-    waiting = [status for status in said if status.state is State.WAITING]
-    starts = [status.expected_start for status in waiting if status.expected_start is not None]
-    return JobStatus(
-        id=course.record.id,
-        state=state_of(course, failed),
-        items=course.record.items,
-        finished=len(course.ended) + len(course.lost),
-        failed=len(failed) + len(course.lost),
-        reason=next((status.reason for status in (*waiting, *said) if status.reason), ""),
-        expected_start=min(starts, default=None),
-        nodes=tuple(sorted({status.node for status in said if status.node})),
-    )
 
 
 def _set(future: asyncio.Future[None]) -> None:
@@ -493,4 +362,4 @@ class _Waiters(list[Any]):
     def append(self, waiter: Any, /) -> None:  # noqa: ANN401 - private to concurrent.futures
         """Take a waiter, and follow the job for it."""
         super().append(waiter)
-        self._course.follow()
+        watch.follow(self._course)

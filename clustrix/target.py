@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from clustrix.backends.base import Backend
-    from clustrix.handle import Site
+    from clustrix.course import Site
     from clustrix.kubernetes.connection import Cluster
     from clustrix.kubernetes.place import Place
     from clustrix.model.job import JobRecord, Placed
@@ -322,7 +322,7 @@ class Target:
     @cached_property
     def jobs(self) -> Site:
         """Give what drives and finds jobs here."""
-        from clustrix.handle import Site
+        from clustrix.course import Site
 
         if self.on_cluster:  # whose API never shows yesterday's news
             return Site(self.backend, self.store, grace=5.0)

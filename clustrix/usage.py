@@ -11,8 +11,8 @@ from clustrix.model.outcome import OutcomeStatus
 from clustrix.worker import outcome as outcomes
 
 if TYPE_CHECKING:
+    from clustrix.course import Course
     from clustrix.model.usage import Usage
-    from clustrix.watch import Course
 
 
 def of(course: Course) -> Usage:

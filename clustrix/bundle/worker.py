@@ -28,7 +28,7 @@ _CLIENT = frozenset(
     {"artifacts", "backends", "build", "bundle", "capture", "cli", "kubernetes", "locking", "oci", "publish"}
     | {"notebook", "placement", "runtimes", "schedulers", "stores", "target", "transports", "trial"}
 )
-_CONTRACTS = frozenset({"stores/__init__.py", "stores/base.py"})  # which handle.py names
+_CONTRACTS = frozenset({"stores/__init__.py", "stores/base.py"})  # which status.py and watch.py name
 
 # Modules of users say `from clustrix import job`, inside a job too.
 _REFUSAL = b"""\

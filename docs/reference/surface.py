@@ -44,7 +44,9 @@ def python(made: str) -> str:
 def _class(name: str, thing: type) -> list[str]:
     shown = _signature(name, thing) if name in MADE_BY_PEOPLE else ""
     parts = [f"## {name}", shown, _text(thing)]
-    for member, value in vars(thing).items():
+    ours = [kind for kind in reversed(thing.__mro__) if kind.__module__.startswith("clustrix.")]
+    members = {member: value for kind in ours for member, value in vars(kind).items()}
+    for member, value in members.items():
         if member.startswith("_") and member != "__call__":
             continue
         if isinstance(value, property):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clustrix import handle
 from clustrix.backends.batch import BatchBackend
 from clustrix.bundle import worker
+from clustrix.course import Site
 from clustrix.errors import ConnectionLost
 from clustrix.model.job import JobId, JobRecord, JobSpec, new_ulid
 from clustrix.model.paths import SitePaths
@@ -51,11 +52,11 @@ class Desk:
     wrap: Callable[[Sequence[str]], Sequence[str]] = tuple
     grace: float = 30.0
     resources: Resources = field(default_factory=Resources)
-    site: handle.Site = field(init=False)
+    site: Site = field(init=False)
     sent: list[JobRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.site = handle.Site(
+        self.site = Site(
             BatchBackend(self.dialect, self.transport, self.root), DirectoryStore(self.transport, self.root), self.grace
         )
 

@@ -12,6 +12,7 @@ import pytest
 from clustrix import handle
 from clustrix.artifacts import existing
 from clustrix.backends.kubernetes import Kubernetes as Backend
+from clustrix.course import Site
 from clustrix.kubernetes import names
 from clustrix.kubernetes.connection import Cluster
 from clustrix.kubernetes.place import Place
@@ -52,7 +53,7 @@ class PodDesk(Desk):
 
     def __post_init__(self) -> None:
         store = RegistryStore(self.place.cluster, repository=self.place.repository, insecure=self.place.insecure)
-        self.site = handle.Site(Backend(self.place), store, grace=5.0)
+        self.site = Site(Backend(self.place), store, grace=5.0)
 
     @property
     def paths(self) -> SitePaths:

@@ -11,7 +11,7 @@ from clustrix.model.job import Placed
 from clustrix.model.settings import ClusterConfig
 from clustrix.placement import Prepared
 
-from . import fakes
+from . import fakes, sites
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +38,9 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle_cache: Path)
     monkeypatch.setattr(target, "of_record", lambda _: place)
     assert catalogue.targets is target
     return made
+
+
+@pytest.fixture
+def site() -> sites.FakeSite:
+    """Nothing has happened yet."""
+    return sites.FakeSite()

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from clustrix.handle import Site
+from clustrix.course import Site
 from clustrix.model.job import End, EndKind, JobId, JobRecord, JobSpec, Placed, State, TaskStatus
 from clustrix.model.outcome import Failure, Outcome, OutcomeStatus
 from clustrix.model.paths import SitePaths

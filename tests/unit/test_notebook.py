@@ -9,8 +9,8 @@ import pytest
 
 from clustrix import config, notebook
 from clustrix.errors import ConfigError, JobLost
-from clustrix.handle import JobStatus
 from clustrix.model.job import JobId, State
+from clustrix.status import JobStatus
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from clustrix import catalogue, config, handle, pipeline, placement, watch
+from clustrix import catalogue, config, handle, pipeline, placement
+from clustrix.course import Course
 from clustrix.errors import (
     AuthenticationFailed,
     BackendError,
@@ -216,7 +217,7 @@ def test_ctrl_c_in_the_iteration_of_a_map(
     monkeypatch.setattr(JobArray, "done", lambda _: False)
     values = iter(array)
     assert next(values) == 0
-    monkeypatch.setattr(watch.Course, "wait", press)
+    monkeypatch.setattr(Course, "wait", press)
     with pytest.raises(KeyboardInterrupt):
         next(array.results())
     assert backend.cancelled == []
