@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clustrix.model.progress import Bar, Progress
-    from clustrix.transports.posix import Shell
+    from clustrix.transports.shell import Shell
 
     Begin = Callable[[str], AbstractContextManager[Shell]]
 

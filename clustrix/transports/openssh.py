@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import AuthenticationFailed, ConfigError, HostKeyError, TransportError
 from clustrix.transports import login as logins
-from clustrix.transports.posix import Pipe, PosixTransport
+from clustrix.transports.posix import PosixTransport
+from clustrix.transports.shell import Pipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,15 +1,13 @@
-"""What every remote transport does with a pipe to a POSIX shell; only the pipe differs between them.
+"""What every remote transport does with shells of a host; only the pipe to one differs between them.
 
 A shell is started ahead of its use and waits for a script, so that a call costs one round trip and the start-up files
-of the account cost nothing. Both its outputs are framed by a random marker: whatever start-up files print is not taken
-for an answer. A script runs only if all of it arrived.
+of the account cost nothing.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
-import io
 import secrets
 import shlex
 import threading
@@ -19,27 +17,19 @@ from typing import TYPE_CHECKING, BinaryIO
 from clustrix.errors import ConnectionLost, TransportError
 from clustrix.model.progress import SILENT
 from clustrix.transports import copying
-from clustrix.transports.base import Completed
+from clustrix.transports.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from clustrix.model.progress import Progress
+    from clustrix.transports.base import Completed
+    from clustrix.transports.shell import Pipe
 
-CHUNK = 1 << 18
-_PIPELINED = 1 << 16  # what every server takes before it must be read
-_WARM_UP = 60.0  # seconds that start-up files may take
 _SETTLE = 10.0  # seconds in which a server ought to have noticed that a session is over
 _FEW = 8  # of the ten sessions that an OpenSSH server allows; one more waits ahead
 
-# One line without '!' inside single quotes: every login shell, csh too, hands it to sh as it is.
-_BOOTSTRAP = (
-    "exec sh -c '"
-    'm={marker}; printf "%s\\n" $m; printf "%s\\n" $m >&2; read -r n && s=$(head -c $n) && '
-    'case $s in *"#$m") (eval "$s"); r=$?; printf "%s %d\\n" $m $r; printf "%s\\n" $m >&2; exit $r;; esac; exit 125'
-    "'"
-)
 # The end of its input ends a streaming script: also when the connection breaks and nobody could say so.
 _STREAMING = """exec 3<&0
 (cat <&3 >/dev/null; kill -TERM 0) 2>/dev/null &
@@ -53,121 +43,6 @@ exit 0
 
 class Refused(TransportError):
     """The server opens no further session on this connection."""
-
-
-class Pipe(abc.ABC):
-    """Reach the three streams of one command on the other side. Reading and writing may happen in two threads."""
-
-    @abc.abstractmethod
-    def write(self, data: bytes) -> None:
-        """Send to its standard input; OSError when it is gone."""
-
-    @abc.abstractmethod
-    def end(self) -> None:
-        """Close its standard input."""
-
-    @abc.abstractmethod
-    def read(self) -> bytes:
-        """Receive from its standard output; empty at the end, and once it is closed by any thread."""
-
-    @abc.abstractmethod
-    def read_error(self) -> bytes:
-        """Receive from its standard error; empty at the end."""
-
-    @abc.abstractmethod
-    def returncode(self) -> int | None:
-        """Give its exit status once its output is at its end (negative: signal), None if nobody said."""
-
-    @abc.abstractmethod
-    def alive(self) -> bool:
-        """Tell whether it still waits for input, as far as this side knows."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Let go of it."""
-
-
-class Shell:
-    """Run one script in a shell that was started before."""
-
-    def __init__(self, pipe: Pipe, marker: str) -> None:
-        self.pipe = pipe
-        self.returncode: int | None = None
-        self._marker = marker.encode()
-        self._buffer = b""
-        self._errors = b""
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-
-    def wait(self) -> None:
-        """Skip what the start-up files print; TransportError when no shell comes up."""
-        start = self._marker + b"\n"
-        with _limit(self.pipe, _WARM_UP) as late:
-            while start not in self._buffer and (data := self.pipe.read()):
-                self._buffer += data
-        noise, started, self._buffer = self._buffer.partition(start)
-        if late.is_set():
-            raise TransportError(
-                f"the login shell did not start within {_WARM_UP:.0f} s",
-                remedy="Look for a start-up file (.bashrc, .profile) there that waits for input.",
-            )
-        if not started:
-            said = (noise + self.errors()).decode(errors="replace").strip()
-            raise TransportError(f"the login shell ended at once; it said: {said or 'nothing'}")
-
-    def start(self, script: str) -> None:
-        """Hand over the script; OSError if it cannot have arrived whole."""
-        text = f"{script}\n#{self._marker.decode()}".encode()
-        self.pipe.write(b"%d\n" % len(text) + text)
-
-    def output(self) -> Iterator[bytes]:
-        """Give the script's standard output as it comes, then set ``returncode``; ConnectionLost."""
-        end = self._marker + b" "
-        data = self._buffer
-        while True:
-            at = data.find(end)
-            if at >= 0 and b"\n" in data[at:]:
-                if at:
-                    yield data[:at]
-                self.returncode = int(data[at:].split()[1])
-                return
-            # A marker may be cut in two; everything before it is passed on at once.
-            whole = at if at >= 0 else len(data) - _overlap(data, end)
-            if whole:
-                yield data[:whole]
-                data = data[whole:]
-            more = self.pipe.read()
-            if not more:
-                self.returncode = self.pipe.returncode()
-                if self.returncode is None or self.returncode >= 0:
-                    raise ConnectionLost("the connection broke before the script's end; it may have run")
-                if data:
-                    yield data
-                return
-            data = data + more if data else more
-
-    def line(self) -> str:
-        """Read one line of the script's standard output, before `output`; empty when it ended without one."""
-        while b"\n" not in self._buffer and (more := self.pipe.read()):
-            self._buffer += more
-        if self._buffer.startswith(self._marker):
-            return ""
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode(errors="replace")
-
-    def errors(self) -> bytes:
-        """Give what the script wrote to standard error; call it after `output`."""
-        self._listener.join()
-        _, started, framed = self._errors.partition(self._marker + b"\n")
-        return framed.partition(self._marker + b"\n")[0] if started else self._errors
-
-    def _listen(self) -> None:
-        mark = self._marker + b"\n"
-        pieces = bytearray()
-        # With both markers there is nothing more to wait for, also if the script left a process behind.
-        while pieces.count(mark) < 2 and (more := self.pipe.read_error()):  # noqa: PLR2004 - start and end
-            pieces += more
-        self._errors = bytes(pieces)
 
 
 class PosixTransport(abc.ABC):
@@ -197,16 +72,8 @@ class PosixTransport(abc.ABC):
 
     def run(self, script: str, *, stdin: bytes | BinaryIO = b"", timeout: float | None = None) -> Completed:
         """Run an sh script to its end: one round trip; ConnectionLost, TransportError."""
-        with self._begin(script) as shell, _limit(shell.pipe, timeout) as late:
-            try:
-                with _feeding(shell.pipe, stdin):
-                    stdout = b"".join(shell.output())
-                    assert shell.returncode is not None  # noqa: S101 - output() has set it
-                    return Completed(shell.returncode, stdout, shell.errors())
-            except ConnectionLost:
-                if late.is_set():
-                    raise ConnectionLost(f"no end within {timeout} s on {self.address}; it may still run") from None
-                raise
+        with self._begin(script) as shell:
+            return shell.complete(stdin, timeout=timeout, address=self.address)
 
     @contextlib.contextmanager
     def stream(self, script: str) -> Iterator[Iterator[bytes]]:
@@ -310,8 +177,7 @@ class PosixTransport(abc.ABC):
                     self._changed.wait(0.1)
 
     def _start(self) -> Shell:
-        marker = f"=={secrets.token_hex(16)}=="
-        shell = Shell(self._open(_BOOTSTRAP.replace("{marker}", marker)), marker)
+        shell = Shell(self._open)
         with self._changed:
             self._open_shells += 1
         try:
@@ -340,71 +206,3 @@ class PosixTransport(abc.ABC):
                 self._spare = spare
                 self._warming = False
                 self._changed.notify_all()
-
-
-@contextlib.contextmanager
-def _limit(pipe: Pipe, seconds: float | None) -> Iterator[threading.Event]:
-    """Close a pipe after some time, and tell; who reads it finds its end."""
-    late = threading.Event()
-    if seconds is None:
-        yield late
-        return
-
-    def expire() -> None:
-        late.set()
-        pipe.close()
-
-    timer = threading.Timer(seconds, expire)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield late
-    finally:
-        timer.cancel()
-
-
-@contextlib.contextmanager
-def _feeding(pipe: Pipe, stdin: bytes | BinaryIO) -> Iterator[None]:
-    """Send a script's input while its output is read; a script need not read all of it."""
-    if isinstance(stdin, bytes) and len(stdin) <= _PIPELINED:
-        with contextlib.suppress(OSError):
-            pipe.write(stdin)
-            pipe.end()
-        yield
-        return
-    source = io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin
-    failure: list[BaseException] = []
-
-    def feed() -> None:
-        try:
-            while data := source.read(CHUNK):
-                try:
-                    pipe.write(data)
-                except OSError:  # noqa: PERF203 - and one of these ends it
-                    return
-            with contextlib.suppress(OSError):
-                pipe.end()
-        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            # The other side cannot tell this from the end of the input; whoever asked is told.
-            failure.append(error)
-            pipe.close()
-
-    feeder = threading.Thread(target=feed, daemon=True)
-    feeder.start()
-    try:
-        yield
-    except ConnectionLost:
-        if failure:
-            raise failure[0] from None
-        raise
-    finally:
-        # The script has ended; what it did not read is not sent.
-        pipe.close()
-        feeder.join()
-    if failure:
-        raise failure[0]
-
-
-def _overlap(data: bytes, end: bytes) -> int:
-    """Count the bytes at the end of ``data`` that may be the beginning of ``end``."""
-    return next((size for size in range(min(len(end) - 1, len(data)), 0, -1) if end.startswith(data[-size:])), 0)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from clustrix.errors import ConnectionLost, TransportError
 from clustrix.transports import login as logins
-from clustrix.transports.posix import Pipe, PosixTransport, Refused
+from clustrix.transports.posix import PosixTransport, Refused
+from clustrix.transports.shell import Pipe
 
 if TYPE_CHECKING:
     import socket

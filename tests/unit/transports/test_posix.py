@@ -13,7 +13,8 @@ import pytest
 
 from clustrix.errors import ConnectionLost, TransportError
 from clustrix.transports.openssh import _Process
-from clustrix.transports.posix import Pipe, PosixTransport
+from clustrix.transports.posix import PosixTransport
+from clustrix.transports.shell import Pipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
