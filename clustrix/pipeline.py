@@ -31,13 +31,11 @@ from clustrix.errors import (
 )
 from clustrix.inplace import InPlaceArray
 from clustrix.journal import Journal
-from clustrix.model import fingerprint
-from clustrix.model.job import JobId, JobRecord, JobSpec, Placed, State, new_ulid
+from clustrix.model.job import JobId, Placed, State, new_ulid
 from clustrix.model.progress import SILENT
-from clustrix.model.resources import Mount, Resources
-from clustrix.model.slices import share
 from clustrix.placement import Prepared, prepare, say
-from clustrix.worker import installed, payload
+from clustrix.specification import record_of, shares, spec_of, task_of
+from clustrix.worker import payload
 from clustrix.worker import task as tasks
 
 if TYPE_CHECKING:
@@ -45,27 +43,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from clustrix.handle import Job, JobArray
+    from clustrix.model.job import JobRecord
     from clustrix.model.settings import ClusterConfig
+    from clustrix.specification import Slices
     from clustrix.target import Target
 
     Options = Mapping[str, object]
     Call = tuple[tuple[Any, ...], Mapping[str, Any]]
-    Slices = tuple[tuple[int, int], ...]
 
-_RESOURCES = (
-    "cores",
-    "time",
-    "gpus",
-    "gpu_type",
-    "nodes",
-    "partition",
-    "queue",
-    "account",
-    "qos",
-    "constraint",
-    "modules",
-    "backend_options",
-)
 _NOT_ACCEPTED = (
     SubmitRejected,
     UnsupportedResource,
@@ -117,7 +102,7 @@ def submit_many(
     if not calls:
         return InPlaceArray(function, [])
     ready = prepare(_without_retries(resolve(options)))
-    slices, workers = _shares(ready, len(calls), chunksize)
+    slices, workers = shares(ready, len(calls), chunksize)
 
     def again(_: JobArray, indices: Sequence[int]) -> JobArray:
         return submit_many(function, [calls[index] for index in indices], options)  # type: ignore[return-value]
@@ -177,70 +162,6 @@ def _without_retries(settings: ClusterConfig) -> ClusterConfig:
     return settings
 
 
-def _shares(ready: Prepared, items: int, chunksize: int | None) -> tuple[tuple[tuple[int, int], ...], int]:
-    most = ready.settings.max_parallel or ready.target.room(ready.settings.cores)
-    if Resources(nodes=ready.settings.nodes, backend_options=ready.settings.backend_options).ranks > 1:
-        # Ranks do the same items in the same order: nobody else may take one away.
-        if chunksize not in {None, 1}:
-            raise UnsupportedResource(
-                f"chunksize={chunksize}: a task of several ranks has one item", remedy="Leave chunksize out."
-            )
-        chunksize = 1
-    if chunksize is None:
-        workers = min(items, most)
-        return share(items, workers), workers
-    slices = share(items, most, chunksize)
-    return slices, len(slices)
-
-
-def spec_of(ready: Prepared, name: str, job: JobId, *, slices: Slices, workers: int, bundle: str) -> JobSpec:
-    """Say everything that a backend must know of a job."""
-    target, settings, placed = ready.target, ready.settings, ready.placed
-    paths = target.site.job(job.ulid)
-    # Pods see nothing of a site: what travels comes by the cluster's own means.
-    places = () if target.on_cluster else (target.site.bundles, paths.directory)
-    mounts = (*(Mount(place, place) for place in places), *settings.mounts)
-    asked = Resources(memory_bytes=settings.memory, **{row: getattr(settings, row) for row in _RESOURCES})
-    rank = ("--rank",) if asked.ranks > 1 else ()
-    argv = target.runtime.wrap(
-        placed,
-        (*worker.argv(placed.interpreter, target.site.bundle(bundle)), *rank, paths.directory),
-        mounts=mounts,
-        variables={},
-        gpus=settings.gpus,
-        memory_bytes=settings.memory,
-        cores=settings.cores,
-    )
-    return JobSpec(
-        id=job,
-        name=name,
-        items=slices[-1][1],
-        slices=slices,
-        workers=workers,
-        max_parallel=settings.max_parallel or (target.room(settings.cores) if target.plain else None),
-        resources=asked,
-        argv=argv,
-        mpi=ready.mpi,
-        image=ready.image,
-        lock_digest=_lock_digest(ready),
-        mounts=mounts,
-    )
-
-
-def _lock_digest(ready: Prepared) -> str | None:
-    return ready.lock.lock.digest if ready.lock else ready.image.lock_digest if ready.image else None
-
-
-def _fingerprint(ready: Prepared) -> str | None:
-    """Say what the worker must find; None for images whose environment nobody has measured."""
-    if ready.image is not None:
-        return ready.image.fingerprint
-    if ready.prints is None:
-        return None
-    here = installed.interpreter()
-    return fingerprint.environment(here.implementation, here.minor, here.abi, ready.prints.items())
-
-
 def _submit(
     ready: Prepared,
     function: Callable[..., Any],
@@ -265,10 +186,10 @@ def _submit(
         own = code.collect(written.modules | imports, travelling, cache)
         bundles = [worker.build(cache), *([own] if own else [])]
         spec = spec_of(ready, name, job, slices=slices, workers=workers, bundle=bundles[0].digest)
-        record = _record(ready, spec, name)
+        record = record_of(ready, spec, name)
         key = os.urandom(32)
         files: dict[str, bytes | Path] = {
-            paths.task: tasks.write(_task(ready, spec, name, tuple(bundle.digest for bundle in bundles[1:]))),
+            paths.task: tasks.write(task_of(ready, spec, name, tuple(bundle.digest for bundle in bundles[1:]))),
             paths.payload: packed,
             paths.key: key,
             **{target.site.bundle(bundle.digest): bundle.path for bundle in bundles},
@@ -300,45 +221,6 @@ def _withdraw(target: Target, record: JobRecord, journal: Journal) -> None:
         say(f"{record.id} may have been accepted and go on: clustrix cancel {record.id} ({error!r})")
     else:
         say(f"{record.id} is cancelled")
-
-
-def _record(ready: Prepared, spec: JobSpec, name: str) -> JobRecord:
-    return JobRecord(
-        id=spec.id,
-        name=spec.name,
-        function=name,
-        created=time.time(),
-        items=spec.items,
-        workers=spec.workers,
-        root=ready.target.site.root,
-        target=config.public(ready.settings),
-        image=ready.image.config_digest if ready.image else None,
-        lock_digest=spec.lock_digest,
-        fingerprint=_fingerprint(ready),
-        unenforced=ready.unenforced,
-    )
-
-
-def _task(ready: Prepared, spec: JobSpec, name: str, bundles: tuple[str, ...]) -> tasks.Task:
-    here = installed.interpreter()
-    return tasks.Task(
-        job_id=str(spec.id),
-        function_name=name,
-        items=spec.items,
-        slices=spec.slices,
-        workers=spec.workers,
-        python=here.minor,
-        implementation=here.implementation,
-        abi=here.abi,
-        fingerprint=_fingerprint(ready),
-        distributions=ready.prints or {},
-        lock_digest=spec.lock_digest,
-        image_digest=ready.image.config_digest if ready.image else None,
-        code=bundles,
-        cores=ready.settings.cores,
-        requeue=spec.resources.requeue,
-        workdir=ready.target.site.job(spec.id.ulid).work,  # containers start elsewhere
-    )
 
 
 @contextlib.contextmanager
