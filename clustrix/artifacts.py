@@ -18,6 +18,7 @@ from clustrix.errors import ImageUnavailable
 from clustrix.model.environment import Environment, Origin
 from clustrix.model.image import VENV, BuiltImage, Image, ImageSource
 from clustrix.model.lock_record import dump, load
+from clustrix.model.machine import platform_of
 from clustrix.model.progress import SILENT
 from clustrix.worker import installed
 
@@ -219,7 +220,7 @@ def existing(reference: str, *, minor: str, machine: str, insecure: tuple[str, .
     from clustrix.oci.reference import Reference
 
     found = Reference.parse(reference)
-    platform = "linux/" + {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+    platform = platform_of(machine)
     speaker = client(insecure=insecure)
     at = speaker.head(found)
     if at is None:

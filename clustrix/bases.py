@@ -10,7 +10,9 @@ from clustrix.build.records import key
 from clustrix.config import cache_directory
 from clustrix.errors import BuildError, ConfigError
 from clustrix.model.image import BuiltImage
+from clustrix.model.machine import platform_of
 from clustrix.model.progress import SILENT
+from clustrix.worker import installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,16 +119,14 @@ def _load(base: Base, command: str, progress: Progress) -> None:
 
 
 def _known(name: str, machine: str) -> Descriptor | None:
-    from clustrix.build import baseimage
-
     found = artifacts.records().get("engine", name)
-    return artifacts.layout().whole(found["manifest"], baseimage.platform_of(machine)) if found else None
+    return artifacts.layout().whole(found["manifest"], platform_of(machine)) if found else None
 
 
 def _probed(made: Descriptor, called: str, machine: str) -> Base:
     from clustrix.build import baseimage
 
-    platform = baseimage.platform_of(machine)
+    platform = platform_of(machine)
     return baseimage.found_in(
         artifacts.layout(), made, cache_directory() / "build", base=called, reference=None, platform=platform
     )
@@ -134,10 +134,7 @@ def _probed(made: Descriptor, called: str, machine: str) -> Base:
 
 def _foreign(machine: str) -> tuple[str, ...]:
     """Name the platform where it is not the engine's own: not every engine takes the option."""
-    from clustrix.build import baseimage
-    from clustrix.target import this_machine
-
-    return () if machine == this_machine() else ("--platform", baseimage.platform_of(machine))
+    return () if machine == installed.machine() else ("--platform", platform_of(machine))
 
 
 def _not_made(image: Image) -> BuildError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix import artifacts, bases, buildjob, mpi
+from clustrix import artifacts, bases, buildjob, engines, mpi
 from clustrix import target as targets
 from clustrix.config_files import unusable
 from clustrix.errors import (
@@ -125,7 +125,7 @@ def _prepared(settings: ClusterConfig) -> Prepared:
         # Only where the choice was ours: what somebody configured is never swapped.
         if not (target.chosen_by_itself and target.runtime.needs is Need.OCI) or settings.base or settings.image:
             raise
-        targets.avoid_containers(f"no base image can be had ({error.message})")
+        engines.avoid(f"no base image can be had ({error.message})")
         return _prepared(settings)
 
 

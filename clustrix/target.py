@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clustrix import config as configuration
-from clustrix import registry
+from clustrix import engines, registry
 from clustrix.errors import ConfigError, TransportError, UnknownOption
 from clustrix.journal import state_directory
 from clustrix.model.environment import Platform
+from clustrix.model.machine import machine_of
 from clustrix.model.paths import SitePaths
 from clustrix.model.settings import ClusterConfig, settings
 from clustrix.transports.absent import Absent
@@ -50,9 +49,6 @@ _OF_CLUSTERS = ("context", "namespace", "kubeconfig", "pod_registry", "store", "
 _OF_HOSTS = ("host", "transport", "runtime", "root", "username", "port", "key_file", "ssh_config")
 _OWN_TO_EACH_NODE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - what is refused
 _SIF_BUILDS = ("login", "job", "auto")
-_DOCKER_SOCKET = "/var/run/docker.sock"
-_UNIX = "unix://"
-_HOUR = 3600
 
 
 _targets: dict[str, Target] = {}
@@ -61,7 +57,7 @@ _targets: dict[str, Target] = {}
 def of(config: ClusterConfig) -> Target:
     """Give the target of these settings, one for the whole process: jobs of a target are followed together."""
     place = {name: getattr(config, name) for name, row in settings().items() if row.scope != "call"}
-    chosen = config.runtime is None and (config.base or _avoided())
+    chosen = config.runtime is None and (config.base or engines.avoided())
     key = json.dumps([place, chosen])
     if key not in _targets:
         _targets[key] = Target(ClusterConfig(**place))
@@ -78,21 +74,6 @@ def of_record(record: JobRecord) -> Target:
     if record.target.get("backend") != CLUSTER:
         place["root"] = record.root
     return of(ClusterConfig(**{**place, "target": record.id.target}))
-
-
-def avoid_containers(why: str) -> None:
-    """Choose ``venv`` for the next hour where nothing is configured: looking for a base image again takes a while."""
-    from clustrix.build.records import Records
-
-    Records(configuration.cache_directory()).put("choices", "runtime", {"until": time.time() + _HOUR, "why": why})
-
-
-def _avoided() -> str | None:
-    """Say why containers are not chosen for now; None if they may be."""
-    from clustrix.build.records import Records
-
-    found = Records(configuration.cache_directory()).get("choices", "runtime")
-    return str(found["why"]) if found and float(found["until"]) > time.time() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +184,7 @@ class Target:
         """Name the architecture that jobs run on, as uname does."""
         if self.config.platform:
             return machine_of(self.config.platform)
-        return this_machine() if self.here or self.on_cluster else self.facts["machine"]
+        return installed.machine() if self.here or self.on_cluster else self.facts["machine"]
 
     @cached_property
     def platform(self) -> Platform:
@@ -256,8 +237,8 @@ class Target:
 
     @cached_property
     def _automatic(self) -> tuple[str, str]:
-        avoided = None if self.config.base else _avoided()
-        return ("venv", avoided) if avoided else automatic_runtime()
+        avoided = None if self.config.base else engines.avoided()
+        return ("venv", avoided) if avoided else engines.runtime()
 
     @property
     def why(self) -> str:
@@ -396,45 +377,3 @@ def _cluster_store(place: Place) -> Store:
         return without
     opened: Store = kind(place.cluster, repository=place.repository, insecure=place.insecure)
     return opened
-
-
-def machine_of(platform: str) -> str:
-    """Turn ``linux/amd64`` into uname's word."""
-    machines = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
-    if platform not in machines:
-        raise UnknownOption("platform", platform, tuple(machines))
-    return machines[platform]
-
-
-def this_machine() -> str:
-    """Name this machine's architecture as uname does on Linux."""
-    import platform
-
-    return {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}.get(platform.machine(), platform.machine())
-
-
-def automatic_runtime() -> tuple[str, str]:
-    """Choose for this machine: (``docker`` or ``venv``, why)."""
-    engine, why = answering_engine()
-    return (engine, why) if engine else ("venv", why)
-
-
-def answering_engine() -> tuple[str | None, str]:
-    """Find an engine of this machine that answers: (its runtime's name or None, why)."""
-    if shutil.which("docker") is None:
-        return None, "there is no command docker"
-    address = os.environ.get("DOCKER_HOST") or f"{_UNIX}{_DOCKER_SOCKET}"
-    if not address.startswith(_UNIX):
-        return None, f"DOCKER_HOST={address} is another machine"
-    import socket
-
-    path = address.removeprefix(_UNIX)
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(2)
-            connection.connect(path)
-            connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")
-            answer = connection.recv(4096)
-    except (OSError, AttributeError) as error:
-        return None, f"{path}: {error}"
-    return ("docker", path) if b" 200 " in answer.split(b"\r\n", 1)[0] else (None, f"{path} gave no good answer")

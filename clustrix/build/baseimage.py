@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from clustrix.build.probe import FORMAT, LINKS_AT_MOST, probe
 from clustrix.build.records import Records, key
-from clustrix.errors import BaseImageError, ImageUnavailable, UnsupportedPackage
+from clustrix.errors import BaseImageError, ImageUnavailable
 from clustrix.model.environment import Interpreter, Platform
+from clustrix.model.machine import machine_of, platform_of
 from clustrix.model.progress import SILENT
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import DOCKER_LAYER_GZIP, OCI_LAYER_GZIP, OCI_MANIFEST, ImageConfig
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from clustrix.model.progress import Progress
     from clustrix.oci.client import Client
     from clustrix.oci.manifest import Descriptor, Manifest
-
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64"}
-_ARCHITECTURES = {machine: architecture for architecture, machine in _MACHINES.items()}
-_KNOWN = f"Known: {', '.join(sorted(_ARCHITECTURES))}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +50,7 @@ class Base:
     @property
     def platform(self) -> Platform:
         """Say what wheels must fit."""
-        return Platform(_MACHINES[self.config.platform.split("/")[1]], self.glibc)
+        return Platform(machine_of("/".join(self.config.platform.split("/")[:2])), self.glibc)
 
     def python(self, minor: str) -> tuple[str, Interpreter]:
         """Give path and description of its Python ``minor`` (``3.11``); `BaseImageError` names those it has."""
@@ -83,13 +80,6 @@ class Base:
 def default(minor: str) -> str:
     """Name the public base for a Python."""
     return f"docker.io/library/python:{minor}-slim"
-
-
-def platform_of(machine: str) -> str:
-    """Write a machine as OCI does: ``linux/amd64``; `UnsupportedPackage` if there is no image for it."""
-    if machine not in _ARCHITECTURES:
-        raise UnsupportedPackage(f"no image can be made for the machine {machine!r}", remedy=_KNOWN)
-    return f"linux/{_ARCHITECTURES[machine]}"
 
 
 def resolve(

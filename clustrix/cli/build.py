@@ -118,8 +118,8 @@ def _order(
     dry_run: bool,
 ) -> Order:
     from clustrix import artifacts, bases, config, placement
+    from clustrix.model.machine import machine_of
     from clustrix.publish import destination, registry_of
-    from clustrix.target import machine_of, this_machine
     from clustrix.worker import installed
 
     given = [choice for choice in (lock, requirements, script, described) if choice is not None]
@@ -150,7 +150,7 @@ def _order(
         image,
         settings.base,
         minor=minor,
-        machine=machine_of(wanted) if wanted else this_machine(),
+        machine=machine_of(wanted) if wanted else installed.machine(),
         insecure=insecure,
         progress=placement.progress,
         make=not dry_run,

@@ -160,9 +160,9 @@ def _state() -> Iterator[Finding]:
 
 
 def _engine() -> Iterator[Finding]:
-    from clustrix.target import answering_engine
+    from clustrix import engines
 
-    name, why = answering_engine()
+    name, why = engines.answering()
     if name:
         yield Finding("engine", "ok", f"{name} answers: {why}")
     else:

@@ -238,6 +238,7 @@ def _locked(
     from clustrix import artifacts, config, target
     from clustrix.model.environment import Platform
     from clustrix.model.image import Image
+    from clustrix.model.machine import machine_of
     from clustrix.worker import installed
 
     image = Image.from_environment() if environment == "interpreter" else Image.from_lock(environment)
@@ -248,7 +249,7 @@ def _locked(
         major, _, minor = glibc.partition(".")
         if not (major.isdigit() and minor.isdigit()):
             raise click.UsageError(f"--glibc {glibc}: write it as 2.36")
-        where, python = Platform(target.machine_of(platform), (int(major), int(minor))), here.minor
+        where, python = Platform(machine_of(platform), (int(major), int(minor))), here.minor
     return artifacts.lock(
         artifacts.source(image, Path.cwd()), where, python, requirements=requirements, refresh=refresh
     )

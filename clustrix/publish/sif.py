@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from clustrix.errors import ConfigError, DiskFull, ImageError, ImageUnavailable, RuntimeUnavailable
+from clustrix.model.machine import platform_of
 from clustrix.model.progress import SILENT
 from clustrix.oci.layout import VERSION, disk_full
 from clustrix.oci.manifest import encode_index
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from clustrix.model.progress import Progress
     from clustrix.oci.layout import Layout
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")  # half the time; not every mksquashfs has it
 _GRACE = 10  # seconds
 
@@ -100,7 +100,7 @@ def _command(image: BuiltImage) -> str:
         )
     machine = os.uname().machine
     # Whatever it is told, Apptainer notes its own architecture in the SIF, and that of the image would refuse to run.
-    if image.platform.split("/")[1] != _ARCHITECTURES.get(machine, machine):
+    if image.platform.split("/")[:2] != platform_of(machine).split("/"):
         raise RuntimeUnavailable(
             f"{command} on this machine ({machine}) makes no SIF of an image for {image.platform}",
             remedy="Write oci-archive:FILE, and run `apptainer build` on a machine of that kind.",

@@ -84,6 +84,13 @@ def platform() -> Platform | None:
     return Platform(os.uname().machine, (int(major), int(minor)))
 
 
+def machine() -> str:
+    """Name this machine's architecture as uname does on Linux, on every system."""
+    import platform
+
+    return {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}.get(platform.machine(), platform.machine())
+
+
 def site_directories() -> list[str]:
     """List the directories of sys.path that installers write to, in its order."""
     known = {*site.getsitepackages(), site.getusersitepackages()}

@@ -23,7 +23,6 @@ from clustrix.model.settings import ClusterConfig
 from clustrix.runtimes.pod import Pod
 from clustrix.schedulers.process import Process
 from clustrix.stores.registry import RegistryStore
-from clustrix.target import this_machine
 from clustrix.transports.local import Local
 from clustrix.worker import installed
 from tests.conformance.backends import Backends
@@ -124,7 +123,10 @@ def desk(
     )
     place = Place(Cluster(kubernetes.context, kubernetes_namespace, str(kubernetes.kubeconfig)), config)
     image = existing(
-        kubernetes_base, minor=installed.interpreter().minor, machine=this_machine(), insecure=(kubernetes.registry,)
+        kubernetes_base,
+        minor=installed.interpreter().minor,
+        machine=installed.machine(),
+        insecure=(kubernetes.registry,),
     )
     cache = tmp_path_factory.mktemp("cache")
     desk = PodDesk(Process(), Local(), str(shared), cache, place=place, image=image)

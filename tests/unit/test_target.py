@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clustrix import config, registry, target
+from clustrix import config, engines, registry, target
 from clustrix.errors import ConfigError, MissingExtra, TransportError
 from clustrix.model.job import JobId, JobRecord
 from clustrix.model.settings import ClusterConfig
@@ -162,20 +162,13 @@ def test_one_target_for_calls_that_ask_for_different_resources() -> None:
     assert target.of(current.resolve("local", {"cores": 2})) is target.of(current.resolve("local", {"cores": 4}))
 
 
-def test_an_engine_of_another_machine_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
-    assert target.automatic_runtime()[0] == "venv"
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
-    assert target.answering_engine()[0] is None
-
-
 def test_containers_that_could_not_be_had_are_not_tried_again_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "automatic_runtime", lambda: ("docker", "it answers"))
+    monkeypatch.setattr(engines, "runtime", lambda: ("docker", "it answers"))
     assert made().runtime_name == "docker"
-    target.avoid_containers("no base")
+    engines.avoid("no base")
     assert (made().runtime_name, made().why) == ("venv", "no base")
     assert made(base="oci:base").runtime_name == "docker"
     assert made(runtime="docker").runtime_name == "docker"
-    monkeypatch.setattr(target, "_HOUR", -1)
-    target.avoid_containers("no base")
+    monkeypatch.setattr(engines, "_HOUR", -1)
+    engines.avoid("no base")
     assert made().runtime_name == "docker"
