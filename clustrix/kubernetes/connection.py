@@ -8,12 +8,10 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -27,6 +25,7 @@ from clustrix.errors import (
     HostKeyError,
     SubmitRejected,
 )
+from clustrix.kubernetes import kubeconfig
 from clustrix.kubernetes.streams import WATCH_SECONDS, Expired, PodWatch, Stream
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ _LONGEST = 10.0
 _CONNECTIONS = 64
 _BAD, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _INVALID = 400, 401, 403, 404, 409, 410, 422
 _BUSY = {429, 503, 504}
-_TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Cluster:
         settings = client.Configuration()
         settings.connection_pool_maxsize = _CONNECTIONS
         settings.socket_options = _keepalive()
-        own = _load(settings, self.kubeconfig, self.context)
+        own = kubeconfig.load(settings, self.kubeconfig, self.context)
         return client.ApiClient(settings), self.namespace or own or ""
 
     @cached_property
@@ -246,7 +244,10 @@ class Cluster:
         api = self._client[0]
         headers = {"Accept": accept, "User-Agent": "clustrix"}
         settings = api.configuration
-        for row in settings.auth_settings().values():
+        with kubeconfig.plugins() as said:  # a token that has run out is asked for anew
+            logins = settings.auth_settings()
+        kubeconfig.complain(said, self.context)
+        for row in logins.values():
             if row["in"] == "header" and row["value"]:
                 headers[row["key"]] = row["value"]
         given = {name: value for name, value in query.items() if value not in (None, "")}
@@ -293,43 +294,6 @@ class Cluster:
         if code == _GONE:
             return Expired(text)
         return BackendError(f"{server}: {text}")
-
-
-def _load(settings: Any, kubeconfig: str | None, context: str | None) -> str | None:  # noqa: ANN401 - Configuration
-    """Fill the client's settings, as kubectl does, and give the namespace of the context.
-
-    Raises:
-        ConfigError: there is no kubeconfig, it cannot be read, or it has no such context.
-
-    """
-    from kubernetes import config
-    from yaml import YAMLError
-
-    files = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    places = [os.path.expanduser(place) for place in files.split(os.pathsep)]  # noqa: PTH111 - a user without home
-    there = os.pathsep.join(place for place in places if os.path.isfile(place))  # noqa: PTH113
-    inside = not there and not context and not kubeconfig and os.environ.get("KUBERNETES_SERVICE_HOST")
-    if not there and not inside:
-        raise ConfigError(
-            f"there is no kubeconfig {files}",
-            remedy="Get one from whoever runs the cluster, and set `kubeconfig` or $KUBECONFIG.",
-        )
-    try:
-        if inside:
-            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-            return (_TOKEN_FILE / "namespace").read_text().strip()
-        contexts, current = config.list_kube_config_contexts(there)  # type: ignore[no-untyped-call]
-        known = {row["name"]: row for row in contexts}
-        chosen = known.get(context or current["name"])
-        if chosen is not None:
-            config.load_kube_config(  # type: ignore[no-untyped-call]
-                there, chosen["name"], client_configuration=settings, persist_config=False
-            )
-    except (config.ConfigException, YAMLError, OSError, LookupError, TypeError) as error:
-        raise ConfigError(f"the kubeconfig {files} cannot be used: {error}") from error
-    if chosen is None:
-        raise ConfigError(f"{files} has no context {context!r}", remedy=f"Known: {', '.join(sorted(known))}.")
-    return chosen["context"].get("namespace")  # type: ignore[no-any-return]
 
 
 def _message(data: bytes) -> str:

@@ -231,6 +231,34 @@ def test_kubeconfigs_that_cannot_be_used(tmp_path, context, content, said):
         Cluster(context=context, kubeconfig=str(place)).job("j")
 
 
+def test_a_context_needs_no_current_one_and_the_first_file_counts(tmp_path, server, monkeypatch):
+    """As kubectl has it; the official client asks for a current context, and takes that of the last file."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    kubeconfig(first, server.address)
+    kubeconfig(second, "http://127.0.0.1:1", namespace="other")
+    second.write_text(second.read_text().replace("here", "there"))
+    monkeypatch.setenv("KUBECONFIG", f"{first}:{second}")
+    assert (Cluster().space, Cluster(context="there").space) == ("ns", "other")
+    first.write_text(first.read_text().replace("current-context: here", "current-context: ''"))
+    assert Cluster(context="here", kubeconfig=str(first)).space == "ns"
+    with pytest.raises(ConfigError, match="has no current context") as caught:
+        _ = Cluster(kubeconfig=str(first)).space
+    assert "here" in str(caught.value)
+
+
+def test_a_login_program_that_fails_is_quoted(tmp_path, server, caplog):
+    place = tmp_path / "config"
+    kubeconfig(place, server.address)
+    document = yaml.safe_load(place.read_text())
+    program = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "interactiveMode": "Never"}
+    document["users"][0]["user"] = {"exec": {**program, "args": ["-c", "echo log in at the cloud >&2; exit 3"]}}
+    place.write_text(yaml.safe_dump(document))
+    with pytest.raises(AuthenticationFailed, match=r"context here failed: .*log in at the cloud"):
+        Cluster(kubeconfig=str(place)).job("j")
+    assert not server.asked
+    assert not caplog.records
+
+
 def test_a_namespace_has_to_be_named_somewhere(tmp_path):
     place = kubeconfig(tmp_path / "config", "http://127.0.0.1:1", namespace=None)
     with pytest.raises(ConfigError, match="names no namespace") as caught:
