@@ -145,7 +145,7 @@ class Kubernetes:
         """Put together what decides on the objects, and refuse what cannot be or is not allowed."""
         options.refuse(spec.resources, spec.mounts)
         asked = spec.resources.backend_options
-        own = options.read({**self._place.defaults.backend_options, **asked})
+        own = options.read(defaults.options(self._place.defaults, asked))
         image = self._place.seen_by_nodes(spec.image.reference or "") if spec.image else defaults.UNKNOWN_IMAGE
         if self._place.sink == "registry":
             _ = self._place.repository  # where outcomes go
@@ -164,7 +164,13 @@ class Kubernetes:
             order = replace(order, files=tuple(name for name in load.secret if name != "key"))
         pod = manifest.job(order)["spec"]["template"]["spec"]
         defaults.check(
-            self._place.defaults, spec.resources, asked, pod, mounts=spec.mounts, parallelism=order.parallelism
+            self._place.defaults,
+            spec.resources,
+            asked,
+            pod,
+            mounts=spec.mounts,
+            parallelism=order.parallelism,
+            gpu_resource=own.gpu_resource,
         )
         return order
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import ConfigError, UnsupportedResource
-from clustrix.kubernetes import names
+from clustrix.kubernetes import fate, names
 from clustrix.model.resources import parse_memory, parse_time
 
 if TYPE_CHECKING:
@@ -90,14 +90,18 @@ def read(config_map: Mapping[str, Any] | None, namespace: str) -> Defaults:
 
 _POLICIES = frozenset(row.name for row in fields(Policy))
 _FIELDS = {
-    "node_selector": "nodeSelector",
-    "tolerations": "tolerations",
-    "affinity": "affinity",
-    "service_account": "serviceAccountName",
-    "automount_token": "automountServiceAccountToken",
-    "priority_class": "priorityClassName",
-    "image_pull_secrets": "imagePullSecrets",
-    "runtime_class": "runtimeClassName",
+    "node_selector": "spec.nodeSelector",
+    "tolerations": "spec.tolerations",
+    "affinity": "spec.affinity",
+    "service_account": "spec.serviceAccountName",
+    "priority_class": "spec.priorityClassName",
+    "image_pull_secrets": "spec.imagePullSecrets",
+    "runtime_class": "spec.runtimeClassName",
+    "run_as_user": "spec.securityContext.runAsUser",
+    "run_as_group": "spec.securityContext.runAsGroup",
+    "fs_group": "spec.securityContext.fsGroup",
+    "labels": "metadata.labels",
+    "annotations": "metadata.annotations",
 }
 """The options that a template can say in the words of the API."""
 
@@ -110,6 +114,7 @@ def check(
     *,
     mounts: tuple[Mount, ...],
     parallelism: int,
+    gpu_resource: str = "nvidia.com/gpu",
 ) -> None:
     """Refuse what the policy of the namespace forbids, by name, whether an option or a template asks for it.
 
@@ -125,17 +130,20 @@ def check(
     def refuse(name: str, value: object, allowed: str) -> None:
         raise UnsupportedResource(f"{name}={value}: {allowed}, by the {whose}", remedy="Ask for what it allows.")
 
-    own = (asked.get("pod_template") or {}).get("spec") or {}
-    used = {**asked, **{name: own[field] for name, field in _FIELDS.items() if field in own}}
-    if mounts:
-        used["mounts"] = [mount.source for mount in mounts]
+    own = asked.get("pod_template") or {}
+    used = {**asked, **_said(own)}
+    claims = [row["persistentVolumeClaim"] for row in _at(own, "spec.volumes") or () if "persistentVolumeClaim" in row]
+    if mounts or claims:
+        used["mounts"] = [*(mount.source for mount in mounts), *claims]
     for name in policy.forbidden_options:
         if name in used:
             refuse(name, used[name], "not allowed")
+    theirs = {row["name"]: row for row in _containers(defaults.pod_template.get("spec") or {})}
+    memory = most.get("memory") and parse_memory(most["memory"])
     amounts: tuple[tuple[str, Any, Any], ...] = (
-        ("cores", resources.cores, most.get("cores")),
-        ("gpus", resources.gpus, most.get("gpus")),
-        ("memory", resources.memory_bytes or 0, most.get("memory") and parse_memory(most["memory"])),
+        ("cores", max(resources.cores, _amount(pod, "cpu", theirs)), most.get("cores")),
+        ("gpus", max(resources.gpus, _amount(pod, gpu_resource, theirs)), most.get("gpus")),
+        ("memory", max(resources.memory_bytes or 0, _amount(pod, "memory", theirs)), memory),
         ("time", resources.time or timedelta(0), defaults.time),
         ("max_parallel", parallelism, most.get("max_parallel")),
     )
@@ -145,8 +153,51 @@ def check(
     account = pod.get("serviceAccountName", "default")
     if policy.service_accounts and account not in policy.service_accounts:
         refuse("service_account", account, f"only {', '.join(policy.service_accounts)}")
-    theirs = {row["name"] for row in (defaults.pod_template.get("spec") or {}).get("containers") or ()} - {names.MAIN}
-    for container in (*pod["containers"], *pod.get("initContainers", ())):
+    for container in _containers(pod):
         image = container["image"]
-        if policy.images and container["name"] not in theirs and not image.startswith((*policy.images, UNKNOWN_IMAGE)):
+        known = image == theirs.get(container["name"], {}).get("image")
+        if policy.images and not known and not image.startswith((*policy.images, UNKNOWN_IMAGE)):
             refuse("image", image, f"only {', '.join(policy.images)}")
+
+
+def options(defaults: Defaults, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the chart's ``backend_options`` under the user's, who may say the same in a ``pod_template``."""
+    own = _said(asked.get("pod_template") or {})
+    return {**{name: value for name, value in defaults.backend_options.items() if name not in own}, **asked}
+
+
+def _said(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a template says that is an option, too."""
+    try:
+        found = {name: _at(template, path) for name, path in _FIELDS.items()}
+    except (TypeError, AttributeError):  # it is none, and will be refused
+        return {}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _at(template: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401 - JSON
+    found: Any = template
+    for name in path.split("."):
+        found = (found or {}).get(name)
+    return found
+
+
+def _containers(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
+
+
+def _amount(pod: Mapping[str, Any], name: str, theirs: Mapping[str, Any]) -> float:
+    """Add up what the containers of a pod get, but for those that are the administrator's; those that begin it alone.
+
+    A template may say it, where the request names no number.
+    """
+
+    def of(container: Mapping[str, Any]) -> float:
+        resources = container.get("resources") or {}
+        other = container["name"] != names.MAIN
+        if other and resources == (theirs.get(container["name"], {}).get("resources") or {}):
+            return 0
+        return max(fate.quantity((resources.get(kind) or {}).get(name, 0)) for kind in ("requests", "limits"))
+
+    found = max(sum(map(of, pod["containers"])), *map(of, pod.get("initContainers") or ()), 0)
+    return int(found) if found == int(found) else found

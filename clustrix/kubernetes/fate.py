@@ -145,7 +145,7 @@ def _fits_nowhere(pod: Document, nodes: Sequence[Document] | None) -> bool:
     )
 
 
-def quantity(text: str) -> float:
+def quantity(text: object) -> float:
     """Read an amount as the API writes it: ``500m``, ``2Gi``, ``1e3``.
 
     https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from clustrix.errors import UnsupportedResource
+from clustrix.errors import ConfigError, UnsupportedResource
 from clustrix.kubernetes import names, template
 from clustrix.kubernetes.defaults import Defaults
 from clustrix.oci.reference import DOCKER_HUB, Reference
@@ -159,6 +159,8 @@ def _template(order: Order) -> Document:
         merged = template.merge(merged, part)
     spec = merged["spec"]
     for container in (*spec["containers"], *spec.get("initContainers", ())):
+        if not container.get("image"):
+            raise ConfigError(f"pod_template: container {container['name']} has no image", remedy="Name one.")
         context = container.setdefault("securityContext", {})
         context |= {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         if container["name"] in {names.MAIN, names.COURIER}:

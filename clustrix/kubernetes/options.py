@@ -36,6 +36,13 @@ def _text(value: object) -> str:
     raise TypeError
 
 
+def _extended(value: object) -> str:
+    name = _text(value)
+    if "/" in name:
+        return name
+    raise TypeError
+
+
 def _list(value: object) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return list(value)
@@ -107,7 +114,7 @@ class Options:
     service_account: str | None = _option(_text, "the name of a service account")
     automount_token: bool = _option(_switch, "true or false", default=False)
     priority_class: str | None = _option(_text, "the name of a priority class")
-    gpu_resource: str = _option(_text, "the name of an extended resource", "nvidia.com/gpu")
+    gpu_resource: str = _option(_extended, "the name of an extended resource, `vendor.example/gpu`", "nvidia.com/gpu")
     image_pull_secrets: tuple[str, ...] = _option(_texts, "names of secrets", ())
     empty_dirs: Mapping[str, int] = _option(_sizes, "absolute paths and their sizes", {})
     run_as_user: int | None = _option(_user, "the number of a user above 0")

@@ -17,7 +17,17 @@ _BY_NAME = {"containers", "initContainers", "volumes", "env", "imagePullSecrets"
 _BY_PATH = {"volumeMounts"}
 _ADDED = {"tolerations", "envFrom", "topologySpreadConstraints"}
 _HOST = ("hostNetwork", "hostPID", "hostIPC", "hostUsers", "nodeName", "shareProcessNamespace")
-_OURS = ("command", "args", "image", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
+_ENDS = ("terminationMessagePath", "terminationMessagePolicy", "restartPolicy")
+_OURS = ("command", "args", "image", "imagePullPolicy", "workingDir", *_PROBES, *_ENDS)
+_FIXED = {
+    "restartPolicy": ("Never", "Leave it out."),
+    "terminationGracePeriodSeconds": (30, "Leave it out."),
+    "enableServiceLinks": (False, "Leave it out."),
+    "automountServiceAccountToken": (False, "Set backend_options automount_token."),
+}
+"""What every pod gets, so that a template that says something else would be passed over."""
+_VARIABLES = {"HOME", "TMPDIR"}
 
 
 def merge(under: Any, over: Any, key: str = "") -> Any:  # noqa: ANN401 - JSON
@@ -45,26 +55,50 @@ def check(template: Mapping[str, Any], where: str) -> None:
         if name not in {"metadata", "spec"}:
             raise ConfigError(f"{where}: {name} is no part of a pod template", remedy="It has metadata and spec.")
     try:
+        _check_rows(template, where)
         _check_spec(template.get("spec") or {}, f"{where}.spec")
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{where} is no part of a PodTemplateSpec: {error!r}") from error
+
+
+def _check_rows(part: Any, where: str) -> None:  # noqa: ANN401 - JSON
+    """Refuse lists whose rows are merged by a name that one of them does not have."""
+    for key, value in part.items() if isinstance(part, Mapping) else ():
+        mark = "name" if key in _BY_NAME else "mountPath" if key in _BY_PATH else None
+        for row in value if isinstance(value, list) else ():
+            if mark and not (isinstance(row, Mapping) and row.get(mark)):
+                raise ConfigError(f"{where}.{key}: {row!r} has no {mark}", remedy=f"Each row needs its {mark}.")
+            _check_rows(row, f"{where}.{key}")
+        _check_rows(value, f"{where}.{key}")
 
 
 def _check_spec(spec: Mapping[str, Any], where: str) -> None:
     for name in _HOST:
         if spec.get(name):
             _refuse(f"{where}.{name}")
+    for name, (value, remedy) in _FIXED.items():
+        if spec.get(name, value) != value:
+            raise ConfigError(f"{where}.{name} is clustrix's to set", remedy=remedy)
     for volume in spec.get("volumes") or ():
         if "hostPath" in volume:
             _refuse(f"{where}.volumes[{volume['name']}].hostPath")
     _check_identity(spec.get("securityContext") or {}, f"{where}.securityContext")
     for kind in ("containers", "initContainers"):
         for container in spec.get(kind) or ():
-            place = f"{where}.{kind}[{container['name']}]"
-            _check_identity(container.get("securityContext") or {}, f"{place}.securityContext")
-            ours = [field for field in _OURS if field in container]
-            if container["name"] in {names.MAIN, names.COURIER} and ours:
-                raise ConfigError(f"{place}.{ours[0]} is clustrix's to set", remedy="Leave it out.")
+            _check_container(container, f"{where}.{kind}[{container['name']}]")
+
+
+def _check_container(container: Mapping[str, Any], place: str) -> None:
+    _check_identity(container.get("securityContext") or {}, f"{place}.securityContext")
+    if any(port.get("hostPort") for port in container.get("ports") or ()):
+        _refuse(f"{place}.ports.hostPort")
+    if container["name"] not in {names.MAIN, names.COURIER}:
+        return
+    variables = [row["name"] for row in container.get("env") or ()]
+    ours = [field for field in _OURS if field in container]
+    ours += [f"env[{name}]" for name in variables if name in _VARIABLES or name.startswith("CLUSTRIX_")]
+    if ours:
+        raise ConfigError(f"{place}.{ours[0]} is clustrix's to set", remedy="Leave it out.")
 
 
 def _check_identity(context: Mapping[str, Any], place: str) -> None:

@@ -1,11 +1,12 @@
 """What an administrator says for a namespace: read as the chart writes it, and held to."""
 
+import dataclasses
 from datetime import timedelta
 
 import pytest
 
 from clustrix.errors import ConfigError, UnsupportedResource
-from clustrix.kubernetes import defaults
+from clustrix.kubernetes import defaults, template
 from clustrix.model.resources import Mount, Resources
 
 TEXT = """
@@ -29,7 +30,10 @@ def read(text):
 def check(found, *, resources=None, asked=None, image="registry.example.org/team@sha256:1", mounts=(), parallelism=1):
     spec = (asked or {}).get("pod_template", {}).get("spec", {})
     account = (asked or {}).get("service_account", spec.get("serviceAccountName", "runner"))
-    containers = [{"name": "main", "image": image}, *spec.get("containers", ())]
+    merged = template.merge(
+        {"containers": [{"name": "main", "image": image}]}, {"containers": spec.get("containers", [])}
+    )
+    containers = merged["containers"]
     pod = {"serviceAccountName": account, "containers": containers}
     defaults.check(found, resources or Resources(), asked or {}, pod, mounts=mounts, parallelism=parallelism)
 
@@ -47,6 +51,21 @@ def test_what_the_chart_says():
     check(found, resources=Resources(cores=4, memory_bytes=8 << 30, gpus=1, time=timedelta(hours=1)), parallelism=10)
 
 
+def test_a_template_of_the_user_wins_over_an_option_of_the_chart():
+    own = {"pod_template": {"spec": {"serviceAccountName": "mine"}}}
+    assert defaults.options(read(TEXT), {}) == {"service_account": "runner"}
+    assert defaults.options(read(TEXT), own) == own
+
+
+def test_what_the_administrator_adds_is_no_business_of_the_policy_but_what_a_user_makes_of_it_is():
+    proxy = {"name": "proxy", "image": "docker.io/proxy", "resources": {"limits": {"cpu": "16"}}}
+    found = dataclasses.replace(read(TEXT), pod_template={"spec": {"containers": [proxy]}})
+    check(found, asked={"pod_template": {"spec": {"containers": [proxy]}}})
+    for change in ({"image": "docker.io/mine"}, {"resources": {"limits": {"cpu": "17"}}}):
+        with pytest.raises(UnsupportedResource, match="policy of namespace ns"):
+            check(found, asked={"pod_template": {"spec": {"containers": [proxy | change]}}})
+
+
 @pytest.mark.parametrize(
     ("named", "asked"),
     [
@@ -61,6 +80,15 @@ def test_what_the_chart_says():
         ("mounts=", {"mounts": (Mount("data", "/data"),)}),
         ("tolerations=", {"asked": {"pod_template": {"spec": {"tolerations": []}}}}),
         ("service_account=admin", {"asked": {"pod_template": {"spec": {"serviceAccountName": "admin"}}}}),
+        *(
+            (named, {"asked": {"pod_template": {"spec": {"containers": [{"name": "main", "resources": amounts}]}}}})
+            for named, amounts in (
+                ("cores=16", {"requests": {"cpu": "500m"}, "limits": {"cpu": "16"}}),
+                ("memory=9663676416", {"requests": {"memory": "9Gi"}}),
+                ("gpus=2", {"limits": {"nvidia.com/gpu": 2}}),
+            )
+        ),
+        ("mounts=", {"asked": {"pod_template": {"spec": {"volumes": [{"persistentVolumeClaim": {}}]}}}}),
         (
             "image=docker.io/y",
             {"asked": {"pod_template": {"spec": {"containers": [{"name": "y", "image": "docker.io/y"}]}}}},

@@ -48,7 +48,7 @@ def test_golden():
 
 def everything():
     """Orders that ask for all there is."""
-    hostile = {"spec": {"securityContext": {"runAsUser": 1000}, "automountServiceAccountToken": True}}
+    hostile = {"spec": {"securityContext": {"runAsUser": 1000}, "automountServiceAccountToken": False}}
     yield order()
     yield order(courier=True)
     yield order(sink="podlog")
@@ -86,7 +86,14 @@ def test_no_root_no_host_no_token(made):
         ),
         ({"spec": {"containers": [{"name": "main", "command": ["sh"]}]}}, "command is clustrix's"),
         ({"spce": {}}, "spce"),
-        ({"spec": {"containers": [{"image": "nameless"}]}}, "no part of a PodTemplateSpec"),
+        ({"spec": {"containers": [{"name": "x", "image": "x", "ports": [{"hostPort": 80}]}]}}, "hostPort"),
+        ({"spec": {"containers": [{"image": "nameless"}]}}, "has no name"),
+        ({"spec": {"containers": [{"name": "main", "env": [{"value": "x"}]}]}}, "env: .* has no name"),
+        ({"spec": {"containers": [{"name": "main", "env": [{"name": "HOME", "value": "/"}]}]}}, "HOME. is clustrix's"),
+        ({"spec": {"containers": [{"name": "extra"}]}}, "extra has no image"),
+        ({"spec": {"containers": "main"}}, "no part of a PodTemplateSpec"),
+        ({"spec": {"automountServiceAccountToken": True}}, "automountServiceAccountToken is clustrix's"),
+        ({"spec": {"terminationGracePeriodSeconds": 300}}, "terminationGracePeriodSeconds is clustrix's"),
     ],
 )
 @pytest.mark.parametrize("whose", ["chart", "target"])
