@@ -274,6 +274,8 @@ class Kubernetes:
 
     def _doom(self, job: Document, pods: Sequence[Document], patience: int) -> End | None:
         """Say why nothing of a job can ever start; None as long as something may."""
+        if (end := fate.forsaken(job, time.time())) is not None:
+            return end
         if not pods and fate.waits_for_pods(job):
             name = job["metadata"]["name"]
             events = self._cluster.listing(

@@ -23,6 +23,7 @@ _QUOTA = re.compile(r"exceeded quota: .*?requested: (?P<requested>.*), used: .*,
 _QUANTITY = re.compile(r"(?P<number>[0-9.]+(?:e[0-9]+)?)(?P<suffix>[a-zA-Z]*)")
 _SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _SUFFIXES |= {f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", 1)}
+_SUBMITTING = 900.0  # seconds that a submission takes at most, whatever is asked again
 _FINAL = ("forbidden", "denied", "invalid", "not found")
 _FIXED = ("kind://", "k3s://")
 """Beginnings of a node's providerID where no cloud can add another one."""
@@ -32,6 +33,18 @@ def unfinished(job: Document) -> bool:
     """Tell whether anything of a Job may still happen."""
     told = _notes(job).keys() & {names.CANCELLED, names.GIVEN_UP}
     return not (told or _condition(job, "Complete") or _condition(job, "Failed"))
+
+
+def forsaken(job: Document, now: float) -> End | None:
+    """Say that nobody will ever begin a Job, since its client died before it did; None of any other.
+
+    Nothing but beginning it changes what was created: its generation is the first.
+    """
+    queued = names.QUEUE in (job["metadata"].get("labels") or {})
+    untouched = job["spec"].get("suspend") and job["metadata"].get("generation") == 1
+    if queued or not untouched or now - made(job) < _SUBMITTING:
+        return None
+    return End(kind=EndKind.UNSCHEDULABLE, message="its client died while it was submitting it")
 
 
 def made(thing: Document) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def look(cluster: Cluster, before: float) -> Leftovers:
     for job in cluster.jobs(ours):
         found.setdefault(names.ulid_of(job) or "", []).append(job)
     old = {ulid: parts for ulid, parts in found.items() if max(map(fate.changed, parts)) < before}
-    ended = {ulid: len(json.dumps(parts)) for ulid, parts in old.items() if not any(map(fate.unfinished, parts))}
+    ended = {ulid: len(json.dumps(parts)) for ulid, parts in old.items() if not any(map(_may_go_on, parts))}
     needed = {
         key
         for ulid, parts in found.items()
@@ -70,6 +71,10 @@ def remove(cluster: Cluster, jobs: Iterable[str], bundles: Iterable[str]) -> lis
                 cluster.delete(cluster.path("configmaps", name))
                 gone.append((BUNDLES, name))
     return gone
+
+
+def _may_go_on(job: Mapping[str, Any]) -> bool:
+    return fate.unfinished(job) and not fate.forsaken(job, time.time())
 
 
 def _mounted(job: Mapping[str, Any]) -> list[str]:

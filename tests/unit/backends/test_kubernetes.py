@@ -258,6 +258,20 @@ def test_what_can_never_start_is_suspended_and_says_why(memory):
     assert memory.things[f"jobs/{NAME}"]["spec"]["suspend"] is True
 
 
+@pytest.mark.parametrize(
+    ("generation", "made", "ended"), [(1, "2026-01-01", True), (1, "2999-01-01", False), (2, "2026-01-01", False)]
+)
+def test_what_a_client_left_that_died_while_it_submitted_never_starts(memory, generation, made, ended):
+    driver = backend(memory)
+    driver.submit(SPEC, RECORD, FILES)
+    job = memory.things[f"jobs/{NAME}"]
+    job["spec"]["suspend"] = True
+    job["metadata"] |= {"generation": generation, "creationTimestamp": f"{made}T00:00:00Z"}
+    found = driver.status([RECORD])[RECORD.id][0]
+    assert (found.state is State.FAILED and "its client died" in found.end.message) is ended
+    assert (found.state is State.WAITING) is not ended
+
+
 def test_cancelled_pods_are_gone_when_it_returns(memory):
     driver = backend(memory)
     driver.submit(SPEC, RECORD, FILES)

@@ -6,13 +6,13 @@ OLD, NEW, NOW = "2026-01-01T00:00:00Z", "2027-01-15T07:59:00Z", 1_800_000_000.0
 ENDED = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": OLD}]}
 
 
-def job(ulid, bundle, *, made=OLD, status=None, offset=0, **metadata):
+def job(ulid, bundle, *, made=OLD, status=None, spec=None, offset=0, **metadata):
     notes = {names.BUNDLES: names.bundle_key(bundle)}
     labels = names.labels(ulid, offset)
     name = names.job_name(ulid, offset)
     return {
         "metadata": {"name": name, "creationTimestamp": made, "labels": labels, "annotations": notes} | metadata,
-        "spec": {},
+        "spec": spec or {},
         "status": status or {},
     }
 
@@ -51,14 +51,17 @@ def test_the_old_goes_and_what_others_need_stays():
             job("YOUNG", a, made=NEW, status=ENDED),
             job("HALF", b, status=ENDED),
             job("HALF", b, offset=100),
+            job("FORSAKEN", d, generation=1, spec={"suspend": True}),
+            job("FORSAKEN", d, offset=100, status=ENDED),
+            job("QUEUED", b, generation=1, spec={"suspend": True}, labels={names.QUEUE: "q", names.JOB: "queued"}),
             job("CANCELLED", d, annotations={names.CANCELLED: "true", names.BUNDLES: names.bundle_key(d)}),
         ],
         [bundle(a), bundle(b), bundle(c), bundle(d), bundle("sha256:" + "e" * 64, made=NEW)],
     )
     found = leftovers.look(cluster, NOW - 86400)
-    assert found.there == {"ENDED", "RUNS", "YOUNG", "CANCELLED", "HALF"}
-    assert found.jobs.keys() == {"ENDED", "CANCELLED"}
-    assert found.kept == dict.fromkeys(("RUNS", "HALF"), "it has not ended")
+    assert found.there == {"ENDED", "RUNS", "YOUNG", "CANCELLED", "HALF", "FORSAKEN", "QUEUED"}
+    assert found.jobs.keys() == {"ENDED", "CANCELLED", "FORSAKEN"}
+    assert found.kept == dict.fromkeys(("RUNS", "HALF", "QUEUED"), "it has not ended")
     assert found.bundles.keys() == {names.bundle_name(c), names.bundle_name(d)}
 
 
