@@ -50,8 +50,9 @@ class Place:
 
     @property
     def insecure(self) -> bool:
-        """Tell whether the repository speaks plain HTTP."""
-        return self.config.insecure_registry or self.defaults.insecure_registry
+        """Tell whether the repository speaks plain HTTP; what the chart says goes for its own, by whatever name."""
+        own = self.pod_registry in {self.defaults.pod_registry, self.defaults.registry}
+        return self.config.insecure_registry or (own and self.defaults.insecure_registry)
 
     @property
     def sink(self) -> str:

@@ -130,6 +130,6 @@ def parse_time(value: str | float | timedelta) -> timedelta:
         length = timedelta(seconds=value)
     if length is None or length <= timedelta(0):
         raise ConfigError(
-            f"not a length of time: {value!r}", remedy='Write it as "02:00:00", "1-12:00:00", "90m" or in seconds.'
+            f"not a length of time: {value!r}", remedy='Write it as "02:00:00", "1-12:00:00", "90m" or "5400s".'
         )
     return length

@@ -125,6 +125,7 @@ def test_no_image_moves() -> None:
 
 def test_the_schema_is_strict_and_knows_every_value() -> None:
     found = dict(objects(SCHEMA))
+    del found[".defaults.pod_template.spec"]  # the API's: what clustrix refuses in it is named, and no more
     assert not [path for path, schema in found.items() if schema.get("additionalProperties") is not False]
     for path, schema in found.items():
         at: Any = VALUES
