@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -208,13 +209,17 @@ def test_ctrl_c_while_a_map_is_iterated(
     queue = f"squeue -h -t PD,R -j {array.record.native_id} -o %i 2>/dev/null || true"
 
     def press() -> None:
+        user = threading.main_thread().ident
+        assert user is not None
         until(lambda: array.status().state is State.RUNNING)
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(user, signal.SIGINT)
         if twice:
             until(lambda: "once more" in capfd.readouterr().err)
-            signal.raise_signal(signal.SIGINT)
+            signal.pthread_kill(user, signal.SIGINT)
 
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
+        if twice:
+            patch.setattr("clustrix.pipeline._SECOND_THOUGHT", LONG)
         pressed = pool.submit(press)
         with pytest.raises(KeyboardInterrupt):
             for _ in array:

@@ -119,6 +119,18 @@ print("ready", flush=True); time.sleep(100)
     assert (task.end.kind, task.end.exit_code) == (EndKind.EXITED, 7)
 
 
+def test_a_signal_reaches_a_command_that_is_just_started(tmp_path: Path) -> None:
+    task = Task(tmp_path, "sh", "-c", "echo ready; sleep 100 & wait")
+    text, known = Path(task.paths.wrapper).read_text(), "\nchild=$!\n"
+    assert known in text
+    Path(task.paths.wrapper).write_text(text.replace(known, f"\nsleep 0.5{known}"))
+    with task.start() as process:
+        wait_for(task, "ready")
+        process.terminate()
+        process.wait(60)
+    assert (task.end.kind, task.end.signal) == (EndKind.SIGNALLED, signal.SIGTERM)
+
+
 def test_what_was_cancelled_says_so(tmp_path: Path) -> None:
     task = Task(tmp_path, "sh", "-c", "echo ready; sleep 100 & wait")
     Path(task.paths.cancelled).touch()

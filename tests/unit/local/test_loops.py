@@ -290,8 +290,11 @@ def lingering(path):
 
 def test_a_timeout_ends_the_work_and_all_it_started(tmp_path) -> None:
     path = tmp_path / "pids"
-    with pytest.raises(TimeoutError, match="lingering"):
-        list(pool.run(lingering, [str(path)] * 2, workers=2, timeout=3, kind=pool.PROCESSES))
+    for timeout in (3, 60):  # a machine that is busy may not have begun in three seconds
+        with pytest.raises(TimeoutError, match="lingering"):
+            list(pool.run(lingering, [str(path)] * 2, workers=2, timeout=timeout, kind=pool.PROCESSES))
+        if path.exists():
+            break
     for pid in map(int, path.read_text().split()):
         deadline = time.monotonic() + 30
         while alive(pid):

@@ -10,12 +10,16 @@ from clustrix.errors import ClustrixError, LockError, UnsupportedPackage
 from clustrix.locking import uv
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
-def forget() -> None:
-    uv.find.cache_clear()
+def forget() -> Iterator[None]:
+    find = uv.find
+    find.cache_clear()
+    yield
+    find.cache_clear()  # or whoever comes next would run what a test here made
 
 
 def program(directory: Path, script: str) -> Path:

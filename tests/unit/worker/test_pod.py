@@ -146,8 +146,11 @@ def test_the_time_limit_ends_a_child_by_force_if_need_be(pod, tmp_path, ignored)
 
 
 def test_a_hook_saves_before_the_limit(pod, tmp_path):
-    one = pod(endings.saves, [(str(tmp_path),)])
-    assert one.run(CLUSTRIX_TIME_SECONDS="3")[0] == 0
+    for seconds in (3, 30):  # a machine that is busy may not have come to the hook in three
+        one = pod(endings.saves, [(str(tmp_path),)])
+        assert one.run(CLUSTRIX_TIME_SECONDS=seconds)[0] == 0
+        if Path(tmp_path, "begun").exists():
+            break
     error = error_of(one)
     assert type(error) is errors.TimeLimit
     assert error.checkpoint == "saved"

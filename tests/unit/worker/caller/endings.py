@@ -61,18 +61,14 @@ def large_then_wait(directory, number):
 
 
 def large_and_forged(size):
-    """Change one's own outcome once it is there, as user code can that leaves a process behind."""
-    import subprocess
-    import sys
+    """Change one's own outcome once it is there, as user code can in whatever it leaves behind."""
+    import atexit
 
-    text = (
-        "import pathlib, time\n"
-        "place = pathlib.Path('../outcomes/0.json')\n"
-        "while not place.exists(): pass\n"
-        "place.write_text(place.read_text().replace('large_and', 'small_and'))\n"
-    )
-    subprocess.Popen([sys.executable, "-c", text], start_new_session=True)
-    time.sleep(1)
+    def forge():
+        place = Path("../outcomes/0.json")
+        place.write_text(place.read_text().replace("large_and", "small_and"))
+
+    atexit.register(forge)
     return os.urandom(size)
 
 
