@@ -56,16 +56,18 @@ count_oom_kills() {
 count_oom_kills
 before=$$kills
 cd $work || exit 66
-$argv "$$n" >>$logs/"$$n".out 2>&1 </dev/null &
-child=$$!
-told=
+told= child=
 # A command in the background ignores INT (POSIX), so it is told to terminate.
-leave() { told=1; kill -TERM $$child 2>/dev/null; }
+leave() { told=1; [ -z "$$child" ] || kill -TERM "$$child" 2>/dev/null; }
 trap leave TERM INT HUP
 # The time limit is near. Who has something to save begins now; others may still come to their end. Not by `:`, which
 # would end this shell where the disk is full (POSIX).
 trap 'true >"$$late"; [ ! -e "$$hook" ] || leave' XCPU
-for signal in USR1 USR2; do trap "kill -$$signal $$child 2>/dev/null" $$signal; done
+for signal in USR1 USR2; do trap "kill -$$signal"' $$child 2>/dev/null' $$signal; done
+$argv "$$n" >>$logs/"$$n".out 2>&1 </dev/null &
+child=$$!
+# It is told what came before its number was known, once it is certainly no copy of this shell any more.
+if [ -n "$$told" ]; then sleep 1; leave; fi
 while :; do
   wait $$child
   code=$$?

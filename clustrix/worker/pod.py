@@ -117,9 +117,12 @@ class _Pod:
             for index in self._items:
                 self._write(index, deliveries.failed(self._task, self._number, index, error, self._key, refused=True))
         left = self._left(self._items)
-        while left and not self._told:
+        while left:
             kills = oom_kills()
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+            if self._told:  # looked at here, where nobody can say it before there is a child to be told
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+                break
             self._child = os.fork()
             if self._child == 0:
                 return self._become_worker(left)

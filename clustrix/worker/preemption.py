@@ -63,6 +63,7 @@ class _Stay:
 
         if self.hook is None:
             self.before = signal.signal(signal.SIGTERM, _told)
+            self.hook = hook
             open(self.paths.hook(self.task), "w").close()  # now the wrapper tells us when the time is nearly over
         self.hook = hook
 
