@@ -521,7 +521,7 @@ def test_ctrl_c(ground: Ground, stage: str) -> None:
     command, reached = STAGES[stage](ground)
     wait_until(reached, command)
     interrupt(command)
-    done = said(command, 30)
+    done = said(command)
     assert done.status == INTERRUPTED, done
     assert "Traceback" not in done.err
     assert done.err.endswith("interrupted\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -164,14 +165,15 @@ def test_a_dockerfile_that_fails_or_is_not_there(stranger: Stranger, base_layout
     absent = stranger("build", "--requirements", requirements, "--dockerfile", "absent")
     assert absent.status != 0
     tag = servers.bases()["debian"].tag
-    (stranger.project / "Dockerfile").write_text(f"FROM {tag}\nRUN echo it is broken >&2; exit 3\n")
+    words = f"{uuid.uuid4()} is broken"  # other runs may have left what they made
+    (stranger.project / "Dockerfile").write_text(f"FROM {tag}\nRUN echo {words} >&2; exit 3\n")
     done = stranger("build", "--requirements", requirements, "--dockerfile", "Dockerfile")
     assert done.status != 0
-    assert "it is broken" in done.err
+    assert words in done.err
     # The step that failed ran in a container.
     listed = ["docker", "ps", "--all", "--no-trunc", "--format", "{{.Command}}"]
     left = subprocess.run(listed, capture_output=True, check=True)
-    assert b"it is broken" not in left.stdout
+    assert words.encode() not in left.stdout
     both = stranger(
         "build", "--requirements", requirements, "--dockerfile", "Dockerfile", "--base", f"oci:{base_layout}"
     )

@@ -27,12 +27,14 @@ from clustrix.kubernetes.connection import Cluster
 from clustrix.kubernetes.place import Place as Site
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import ImageConfig
+from clustrix.oci.upload import Upload
 from tests.unit.build.bases import DEBIAN, make_base
 
 from .test_kubernetes import LONG, Place, k8s, until  # noqa: F401 - fixtures
 from .test_kubernetes_bed import node  # noqa: F401 - fixture
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from clustrix.handle import Job
@@ -96,7 +98,7 @@ def start(place: Place, job: Job) -> None:
 # --- the registry ---------------------------------------------------------------------------------
 
 
-def test_the_registry_dies_during_a_push(k8s: Place, node: Node) -> None:
+def test_the_registry_dies_during_a_push(k8s: Place, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     uploads = node.state / "registry"
     payload = os.urandom(64 << 20)
     hash_of = k8s.far("import hashlib\ndef hash_of(data): return hashlib.sha256(data).hexdigest()")
@@ -108,6 +110,14 @@ def test_the_registry_dies_during_a_push(k8s: Place, node: Node) -> None:
         node.kill("registry")
         killed.set()
 
+    def pieces(upload: Upload, start: int, end: int) -> Iterator[bytes]:
+        for number, piece in enumerate(all_pieces(upload, start, end)):
+            if number == 1:
+                assert killed.wait(LONG)  # or it might be over before
+            yield piece
+
+    all_pieces = Upload._pieces
+    monkeypatch.setattr(Upload, "_pieces", pieces)
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     job = hash_of.submit(payload)

@@ -134,7 +134,7 @@ def test_the_time_limit_and_what_is_saved_before(k8s: Place) -> None:
             time.sleep(1000)
     """
     with pytest.raises(errors.TimeLimit) as caught:
-        k8s.far(saving, time="00:00:06")()
+        k8s.far(saving, time="00:00:10")()
     assert caught.value.checkpoint == "saved"
 
 

@@ -85,7 +85,10 @@ def nothing_is_left(bed: Bed, root: str) -> bool:
 def jobs(bed: Bed) -> list[list[str]]:
     """List the jobs that looked into SIFs or made them: number, account, state."""
     bed.root("while squeue -h -o %j | grep -q '^sif-'; do sleep 0.1; done")
-    said = bed.root("sacct --noheader --allocations --parsable2 --format=JobName,JobID,Account,State")
+    said = bed.root(
+        # Left alone it looks no further back than midnight.
+        "sacct --starttime=now-1days --noheader --allocations --parsable2 --format=JobName,JobID,Account,State"
+    )
     return [line.split("|")[1:] for line in said.splitlines() if line.startswith("sif-")]
 
 
