@@ -16,7 +16,7 @@ from clustrix.stores.base import Ended, Output, RawOutcome
 from clustrix.worker.outcome import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 KEY = b"k" * 32
 
@@ -121,8 +121,9 @@ class Watch:
                 raise self.site.broken
             if self.closed.wait(0.01):
                 raise errors.ConnectionLost("gone")
-            yield from (event for event in self.site.news[told:] if event.ulid in self.ulids)
-            told = len(self.site.news)
+            news = self.site.news[told:]  # more may come while these are told
+            told += len(news)
+            yield from (event for event in news if event.ulid in self.ulids)
             yield None
 
 
@@ -140,3 +141,11 @@ def attach(
         target=asked or {},
     )
     return handle.attach(record, Site(site, site, grace), **options)  # type: ignore[arg-type]
+
+
+def until(over: Callable[[], object]) -> None:
+    """Wait for what a thread of ours does."""
+    deadline = time.monotonic() + 60
+    while not over():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

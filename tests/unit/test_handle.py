@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from concurrent.futures import TimeoutError as FutureTimeout
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from clustrix import errors, handle
 from clustrix.course import Site
 
-from .sites import FakeSite, attach
+from .sites import FakeSite, attach, until
 
 
 def test_results_come_in_order_whatever_ends_first(site: FakeSite) -> None:
@@ -46,9 +45,7 @@ def test_a_target_is_told_once_that_all_has_been_read(site: FakeSite) -> None:
     assert not site.settled
     assert list(results) == [1]
     assert list(array) == [1, 1, 1]
-    deadline = time.monotonic() + 60
-    while not site.settled and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: site.settled)
     assert site.settled == [array.id]
 
 
