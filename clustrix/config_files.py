@@ -170,19 +170,37 @@ def _decode(path: Path, text: str) -> object:
         if path.suffix == ".json":
             import json
 
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_unique)
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read: {error}", remedy="Mend it there.") from None
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuse a key that stands there twice, as YAML does and its libraries do not: one would be ignored."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)  # noqa: S506 - it is a safe one
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line} is no YAML: {error.problem}", remedy="Mend it there, or before it.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} cannot be read: {error}", remedy="Mend it there.") from None
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is there twice")
+    return dict(pairs)
 
 
 def mapping(value: object, what: str, where: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from clustrix import artifacts, bases, buildjob, engines, mpi
 from clustrix import target as targets
 from clustrix.config_files import unusable
 from clustrix.errors import (
+    BadReference,
     ConfigError,
     EnvironmentMismatch,
     ImageUnavailable,
@@ -22,6 +24,7 @@ from clustrix.errors import (
 from clustrix.model.image import BuiltImage, Image, ImageSource
 from clustrix.model.progress import SILENT
 from clustrix.model.resources import Resources
+from clustrix.oci.reference import Reference
 from clustrix.publish import registry_of
 from clustrix.runtimes.base import Artifact, Need
 from clustrix.worker import installed, podlog
@@ -77,6 +80,9 @@ def _weigh(target: Target, settings: ClusterConfig) -> None:
             say(f"results of target {target.name} come back through the logs of pods, {most}")
     if not target.plain:
         return
+    absent = next((row.source for row in settings.mounts if target.here and not Path(row.source).exists()), None)
+    if absent:
+        raise ConfigError(f"mounts: {absent} does not exist on this machine", remedy="Make it, or mend its name.")
     if settings.cores > target.cores:
         raise UnsupportedResource(
             f"cores={settings.cores}: {target.transport.address} has {target.cores}",
@@ -232,6 +238,8 @@ def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockR
         return None, found
     if target.on_cluster:
         registry = target.place.repository  # before anything is built
+    if registry:
+        _check_repository(registry, target.name)
     base = bases.of(image, settings.base, minor=minor, machine=target.machine, insecure=insecure, progress=progress)
     source = artifacts.source(image, Path.cwd())
     python = base.python(minor)[1].version
@@ -241,6 +249,16 @@ def _image(target: Target, image: Image, settings: ClusterConfig) -> tuple[LockR
     if registry:
         built = artifacts.pushed(built, registry, insecure=insecure, progress=progress)
     return result, built
+
+
+def _check_repository(registry: str, target: str) -> None:
+    """Refuse a setting that no image can be pushed to before one is made."""
+    with contextlib.suppress(BadReference):
+        if Reference.parse(f"{registry}:tag").tag and "/" in registry:
+            return
+    raise BadReference(
+        f"target {target}: registry {registry!r} is no repository", remedy="Write registry.example.org/me/jobs, no tag."
+    )
 
 
 def _refuse_other_python(image: BuiltImage) -> None:

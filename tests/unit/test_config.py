@@ -116,6 +116,7 @@ REFUSED = {
     "bad value": ("cores: many\n", r"clustrix\.yml:1: cores must be a whole number of at least 1, not 'many'"),
     "none at a time": ("max_parallel: 0\n", "max_parallel must be a whole number of at least 1, not 0"),
     "bad memory": ("memory: lots\n", "not an amount of memory"),
+    "a key twice": ("targets:\n  a: {}\n  b: {}\n  a: {}\n", r"clustrix\.yml:4 is no YAML: a is there twice"),
     "one thing twice": ("host: a\ncluster_host: b\n", "host is set twice"),
     "not a mapping": ("- a\n- b\n", "must be names and values"),
     "broken yaml": ("a: [1\n", r"clustrix\.yml:2 is no YAML"),
@@ -192,6 +193,12 @@ def test_configure_refuses_and_then_nothing_has_changed() -> None:
         with pytest.raises(ConfigError):
             config.configure(**wrong)  # type: ignore[arg-type]
     assert config.load().default_target() is None
+
+
+def test_a_key_of_json_that_is_there_twice_is_refused(project: Path) -> None:
+    (project / "clustrix.json").write_text('{"cores": 1, "cores": 2}')
+    with pytest.raises(ConfigError, match=r"clustrix\.json cannot be read: cores is there twice"):
+        config.load()
 
 
 def test_two_files_in_one_directory_are_refused(project: Path) -> None:
