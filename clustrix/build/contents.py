@@ -13,11 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix.build.baseimage import named, platform_of
+from clustrix.build.baseimage import named
 from clustrix.build.compression import uncompressed
 from clustrix.build.layers import CLEARED, FINGERPRINT
 from clustrix.errors import ImageUnavailable
 from clustrix.model.image import VENV
+from clustrix.model.machine import platform_of
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import TITLE, ImageConfig, Manifest
 from clustrix.oci.reference import Reference

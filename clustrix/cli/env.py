@@ -188,7 +188,7 @@ def _of_image(text: str, *, insecure: bool) -> tuple[str, Mapping[str, str]]:
     from clustrix.build import contents
     from clustrix.errors import BadReference
     from clustrix.publish import registry_of, split_scheme
-    from clustrix.target import this_machine
+    from clustrix.worker import installed
 
     if split_scheme(text)[0] not in {"", "oci", "oci-archive"}:
         raise BadReference(
@@ -196,7 +196,7 @@ def _of_image(text: str, *, insecure: bool) -> tuple[str, Mapping[str, str]]:
         )
     host = registry_of(text)
     speaker = partial(artifacts.client, insecure=(host,) if insecure and host else ())
-    found = contents.fingerprints(text, this_machine(), client=speaker, cache=config.cache_directory())
+    found = contents.fingerprints(text, installed.machine(), client=speaker, cache=config.cache_directory())
     return f"image {text}", found
 
 
