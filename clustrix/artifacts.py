@@ -11,7 +11,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix.build.records import Records, key
 from clustrix.capture import packages, sources
 from clustrix.config import cache_directory
 from clustrix.errors import ImageUnavailable
@@ -20,6 +19,7 @@ from clustrix.model.image import VENV, BuiltImage, Image, ImageSource
 from clustrix.model.lock_record import dump, load
 from clustrix.model.machine import platform_of
 from clustrix.model.progress import SILENT
+from clustrix.records import Records, key
 from clustrix.worker import installed
 
 if TYPE_CHECKING:

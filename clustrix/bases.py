@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clustrix import artifacts
-from clustrix.build.records import key
 from clustrix.config import cache_directory
 from clustrix.errors import BuildError, ConfigError
 from clustrix.model.image import BuiltImage
 from clustrix.model.machine import platform_of
 from clustrix.model.progress import SILENT
+from clustrix.records import key
 from clustrix.worker import installed
 
 if TYPE_CHECKING:

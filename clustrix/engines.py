@@ -7,7 +7,7 @@ import shutil
 import time
 
 from clustrix import config
-from clustrix.build.records import Records
+from clustrix.records import Records
 
 _DOCKER_SOCKET = "/var/run/docker.sock"
 _UNIX = "unix://"

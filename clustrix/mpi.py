@@ -89,7 +89,7 @@ def _of_image(
     target: Target, placed: Placed, image: BuiltImage | None, run: Callable[[str], Completed]
 ) -> Mapping[str, str]:
     """Look into an image once: for good where it is named by a digest, else once a process."""
-    from clustrix.build.records import Records, key
+    from clustrix.records import Records, key
 
     records = Records(config.cache_directory())
     name = key(image.config_digest) if image else f"{target.transport.address} {placed.location}"

@@ -206,7 +206,7 @@ class Target:
     @cached_property
     def facts(self) -> Mapping[str, str]:
         """Ask the host once for its home directory, architecture and cores; remembered from then on."""
-        from clustrix.build.records import Records, key
+        from clustrix.records import Records, key
 
         records = Records(configuration.cache_directory())
         name = key(self.transport.address)

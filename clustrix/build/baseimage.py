@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from clustrix.build.probe import FORMAT, LINKS_AT_MOST, probe
-from clustrix.build.records import Records, key
 from clustrix.errors import BaseImageError, ImageUnavailable
 from clustrix.model.environment import Interpreter, Platform
 from clustrix.model.machine import machine_of, platform_of
@@ -14,6 +13,7 @@ from clustrix.model.progress import SILENT
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import DOCKER_LAYER_GZIP, OCI_LAYER_GZIP, OCI_MANIFEST, ImageConfig
 from clustrix.oci.reference import Reference
+from clustrix.records import Records, key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from clustrix.build.compression import codec
-from clustrix.build.records import key
 from clustrix.errors import BuildError, ImageError, RuntimeUnavailable
 from clustrix.model.progress import SILENT
 from clustrix.oci.layout import CHUNK
 from clustrix.oci.manifest import OCI_CONFIG, Descriptor, ImageConfig, Manifest
+from clustrix.records import key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from clustrix.build.records import Records
     from clustrix.model.progress import Progress
     from clustrix.oci.layout import Layout
+    from clustrix.records import Records
 
 COMMANDS = ("docker", "podman")
 _LINES = 20  # of an engine's output, in an error

@@ -21,13 +21,13 @@ from clustrix.build.baseimage import as_oci
 from clustrix.build.compression import codec, uncompressed
 from clustrix.build.plan import Plan
 from clustrix.build.pool import Pool
-from clustrix.build.records import Records, key
 from clustrix.errors import BuildError
 from clustrix.model import wheel
 from clustrix.model.image import VENV, BuiltImage
 from clustrix.model.progress import SILENT
 from clustrix.oci.layout import CHUNK, BlobWriter, Layout
 from clustrix.oci.manifest import TITLE, Descriptor, Manifest
+from clustrix.records import Records, key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

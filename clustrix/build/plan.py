@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from clustrix.build import bytecode, packing
 from clustrix.build.compression import codec
 from clustrix.build.packing import Packed
-from clustrix.build.records import Records, key
 from clustrix.errors import BuildError
 from clustrix.model import fingerprint
 from clustrix.oci.layout import BlobWriter, Layout
+from clustrix.records import Records, key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,6 +17,7 @@ from clustrix.locking import graph, indexes, inputs, piptools, pylock, requireme
 from clustrix.locking.pylock import Entry
 from clustrix.locking.target import PIP_TOOLS, UV
 from clustrix.model.lock import LockedFile
+from clustrix.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _FORMAT = "1"
 """Part of the name of a remembered answer: raise it whenever an `Entry` changes its meaning."""
+_FORMATS = ("--format", "pylock.toml", "--quiet", "--no-header")
+# Whoever requires clustrix must not get the stranger of that name on the index: this is never true.
+_NO_CLUSTRIX = f"{graph.CLUSTRIX} ; python_version < '0'\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Locker:
         def ask() -> list[Entry]:
             with _files(constraints="\n".join(constraints), overrides=_NO_CLUSTRIX) as more:
                 arguments = [*self._compile(), *more, "-"]
-                return self._read(uv.run(arguments, stdin="\n".join(lines), environment=_indexes()))
+                return self._read(uv.run(arguments, stdin="\n".join(lines), environment=indexes.uv_environment()))
 
         return self._remember(["resolve", *lines, "--", *constraints], ask)
 
@@ -83,7 +87,7 @@ class Locker:
                 return entries if exact else self._without_clustrix(entries)
             with _files(overrides=_NO_CLUSTRIX) as more:
                 arguments = [*self._compile(), *exact, *prerelease, *([] if exact else more), str(path)]
-                text = uv.run(arguments, cwd=path.parent, environment=_indexes())
+                text = uv.run(arguments, cwd=path.parent, environment=indexes.uv_environment())
             return self._read(text, base=path.parent, hashes=found.hashes or None)
 
         return self._remember(["requirements", source.path, *inputs.texts(source)], ask)
@@ -99,7 +103,9 @@ class Locker:
             self._uv_only("a script's metadata")
             locked = ["--locked"] if inputs.lock_of_script(path).is_file() else []
             arguments = [*self._export(), *locked, "--script", str(path)]
-            return self._read(uv.run(arguments, cwd=path.parent, environment=_indexes()), base=path.parent)
+            return self._read(
+                uv.run(arguments, cwd=path.parent, environment=indexes.uv_environment()), base=path.parent
+            )
 
         return self._remember(["script", source.path, *texts], ask)
 
@@ -138,7 +144,10 @@ class Locker:
         return self._remember(
             ["pins", *lines],
             lambda: pylock.entries(
-                uv.run(arguments, stdin="\n".join(lines), environment=_indexes()), "uv's answer", Path.cwd(), newest
+                uv.run(arguments, stdin="\n".join(lines), environment=indexes.uv_environment()),
+                "uv's answer",
+                Path.cwd(),
+                newest,
             ),
         )
 
@@ -190,31 +199,21 @@ class Locker:
         settings = sorted({**variables, **indexes.uv_environment()}.items())
         whole = [_FORMAT, self.tool, self.target.python, str(self.target.platform), settings, list(question)]
         key = hashlib.sha256(json.dumps(whole).encode("utf-8", "surrogateescape")).hexdigest()
-        path = self.cache / "answers" / f"{key}.json"
-        if not self.refresh:
+        records = Records(self.cache)
+        known = None if self.refresh else records.get("answers", key)
+        if known is not None:
             try:
-                known = json.loads(path.read_text(encoding="utf-8"))
                 answer = [_entry(row) for row in known["entries"]]
-            except (OSError, ValueError, TypeError, KeyError):
-                pass  # not asked before, or by another version
+            except (TypeError, KeyError):
+                pass  # written by another version
             else:
                 self.used.add(known["by"])
                 return answer
         answer = ask()
         by = f"{UV} {uv.version()}" if self.tool == UV else f"{PIP_TOOLS} {piptools.version()}"
         self.used.add(by)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
-            json.dump({"by": by, "entries": [asdict(entry) for entry in answer]}, file)
-        Path(file.name).replace(path)
+        records.put("answers", key, {"by": by, "entries": [asdict(entry) for entry in answer]})
         return answer
-
-
-_FORMATS = ("--format", "pylock.toml", "--quiet", "--no-header")
-
-
-# Whoever requires clustrix must not get the stranger of that name on the index: this is never true.
-_NO_CLUSTRIX = f"{graph.CLUSTRIX} ; python_version < '0'\n"
 
 
 @contextmanager
@@ -227,10 +226,6 @@ def _files(**texts: str) -> Iterator[list[str]]:
             path.write_text(text, encoding="utf-8")
             options += [f"--{name}", str(path)]
         yield options
-
-
-def _indexes() -> dict[str, str]:
-    return indexes.uv_environment()
 
 
 def _entry(row: dict[str, Any]) -> Entry:

@@ -12,9 +12,9 @@ import pytest
 
 from clustrix.build import engine
 from clustrix.build.compression import uncompressed
-from clustrix.build.records import Records
 from clustrix.errors import BuildError, ImageError, RuntimeUnavailable
 from clustrix.oci.layout import Layout
+from clustrix.records import Records
 
 if TYPE_CHECKING:
     from pathlib import Path

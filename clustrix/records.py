@@ -1,4 +1,4 @@
-"""What earlier builds found out, as small JSON files under content keys. Several builds may share a directory."""
+"""What was found out before, as small JSON files under content keys. Several processes may share a directory."""
 
 from __future__ import annotations
 
