@@ -304,7 +304,7 @@ def load_into_engine(image: BuiltImage, engine: str, transport: Transport, *, pr
     finally:
         bar.close()
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        said = done.stderr_text or done.stdout_text
         raise ImageUnavailable(f"the {engine} engine at {transport.address} cannot load {name}: {said}")
 
 

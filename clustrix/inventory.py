@@ -110,7 +110,7 @@ def look(target: Target, age: timedelta) -> Inventory:
     )
     done = target.transport.run(script)
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()
+        said = done.stderr_text
         raise TransportError(f"{target.site.root} at {target.transport.address} cannot be read: {said}")
     lines = [line.partition(" ") for line in done.stdout.decode(errors="replace").splitlines()]
     told: dict[str, list[str]] = {kind: [] for kind in ("free", "total", "used", "there", "job", "shared")}

@@ -102,7 +102,7 @@ def _of_image(
     lines = done.stdout.decode(errors="replace").splitlines()
     said = [line.partition(" ")[2] for line in lines if line.startswith("clustrix-mpi ")]
     if not said:
-        words = done.stderr.decode(errors="replace").strip()
+        words = done.stderr_text
         raise ClustrixError(f"{placed.location} cannot be looked into: {words or done.returncode}")
     found: dict[str, str] = json.loads(said[-1])
     if image:

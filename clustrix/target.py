@@ -213,9 +213,9 @@ class Target:
         known = records.get("sites", name)
         if known is None:
             done = self.transport.run(_FACTS)
-            lines = done.stdout.decode(errors="replace").strip().splitlines()[-len(_FACT_NAMES) :]
+            lines = done.stdout_text.splitlines()[-len(_FACT_NAMES) :]
             if done.returncode != 0 or len(lines) != len(_FACT_NAMES) or not lines[0].startswith("/"):
-                said = done.stderr.decode(errors="replace").strip()
+                said = done.stderr_text
                 raise TransportError(f"{self.transport.address} does not tell its home directory: {said or lines}")
             known = dict(zip(_FACT_NAMES, lines, strict=True))
             records.put("sites", name, known)

@@ -136,7 +136,7 @@ class BatchBackend:
             if done.returncode != 0 and any(
                 not status.state.ended for tasks in self.status(jobs).values() for status in tasks.values()
             ):
-                raise BackendError(f"not cancelled: {_text(done.stderr or done.stdout)}")
+                raise BackendError(f"not cancelled: {done.stderr_text or done.stdout_text}")
 
     def settle(self, job: JobRecord) -> None:
         """Keep the job's directory until somebody removes it."""
@@ -184,7 +184,7 @@ class BatchBackend:
             places = [shlex.quote(f"{job.root}/jobs/{job.id.ulid}") for job in asked]
             answers = self._ask([("look", place) for place in places], define=define)
             for job, answer in zip(asked, answers, strict=True):
-                said = [line.partition(":") for line in _text(answer.stdout).splitlines()]
+                said = [line.partition(":") for line in answer.stdout_text.splitlines()]
                 offsets = {name: int(name.removeprefix("native-id").lstrip("-") or 0) for name, _, _ in said}
                 if offsets:
                     self._known_ids[job.id] = found[job.id] = join(
@@ -200,14 +200,14 @@ class BatchBackend:
         done = self._transport.run(f"{self._exports()}{define}{frame.prelude}{questions}\nexit 0\n")
         answers = frame.answers(done.stdout)
         if len(answers) != len(commands):
-            raise BackendError(f"{self._transport.address} did not answer: {_text(done.stderr) or 'nothing was said'}")
+            raise BackendError(f"{self._transport.address} did not answer: {done.stderr_text or 'nothing was said'}")
         return answers
 
     def _exports(self) -> str:
         """Set the variables that the dialect's commands need as a login shell has them. Asked for once."""
         if self._variables is None:
             names = "|".join(self._dialect.variables)
-            said = _text(self._transport.run(_LOGIN.substitute(names=names)).stdout) if names else ""
+            said = self._transport.run(_LOGIN.substitute(names=names)).stdout_text if names else ""
             found = dict(re.findall(rf"^({names})=(.*)$", said, re.MULTILINE)) if names else {}
             self._variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in found.items())
         return self._variables
@@ -217,7 +217,3 @@ class BatchBackend:
         if submission.accepted:
             self.cancel([replace(record, native_id=join(submission.accepted))])
         self._transport.run(f"rm -rf {shlex.quote(self._site.job(spec.id.ulid).directory)}")
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace").strip()

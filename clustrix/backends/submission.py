@@ -128,8 +128,8 @@ class Submission:
         script = self.exports + frame.prelude + self._script(whole, resume=resume)
         done = self.transport.run(script, stdin=parcel(relative))
         first, *answers = frame.answers(done.stdout) or [Completed(0, b"", b"")]
-        word = _text(first.stdout).split()
-        said = _text(done.stderr)
+        word = first.stdout_text.split()
+        said = done.stderr_text
         if word:
             expected = {"missing": 0, "submitted": len(self.chunks), "exists": len(self.chunks) + 1}[word[0]]
             if len(answers) == expected or (word[0] == "submitted" and answers and answers[-1].returncode != 0):
@@ -196,7 +196,3 @@ def split(native_id: str) -> Sequence[tuple[str, int]]:
     """Read what `join` wrote."""
     pairs = (word.rpartition("@") for word in native_id.split())
     return [(name, int(offset)) if at else (offset, 0) for name, at, offset in pairs]
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace").strip()

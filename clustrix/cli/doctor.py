@@ -191,9 +191,7 @@ def _target(config: ClusterConfig) -> Iterator[Finding]:
     yield Finding(name, "ok", f"{config.backend} over {target.transport_name}, runtime {runtime}{why}", None)
     try:
         done = target.transport.run('printf "%s" "$(uname -n)"', timeout=60)
-        yield Finding(
-            f"{name}: host", "ok", done.stdout.decode(errors="replace").strip() or target.transport.address, None
-        )
+        yield Finding(f"{name}: host", "ok", done.stdout_text or target.transport.address, None)
     except ClustrixError as error:
         yield Finding(f"{name}: host", "fail", error.message, error.remedy)
         return
@@ -207,7 +205,7 @@ def _examine_root(target: Target, name: str) -> Iterator[Finding]:
     root = quote(target.site.root)
     done = target.transport.run(f"mkdir -p {root} && [ -w {root} ] && df -Pk {root} | tail -n 1")
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()
+        said = done.stderr_text
         yield Finding(
             f"{name}: root", "fail", f"{target.site.root}: {said}", "Set `root` to a directory that you may write to."
         )

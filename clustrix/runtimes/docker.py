@@ -183,7 +183,7 @@ class Docker:
             )
         )
         facts: dict[str, str] = {}
-        for line in _text(done.stdout).splitlines():
+        for line in done.stdout_text.splitlines():
             key, _, value = line.partition(" ")
             facts[key] = value
         if "cpus" in facts:
@@ -207,7 +207,7 @@ class Docker:
             )
         if facts.get("cpus", "0") == "0":  # newer clients describe an engine that is not there with noughts
             raise RuntimeUnavailable(
-                f"no {self.name} engine answers at {transport.address}: {_text(done.stderr)}",
+                f"no {self.name} engine answers at {transport.address}: {done.stderr_text}",
                 remedy="Start it, and see that the account may use it (group docker); or use runtime venv.",
             )
 
@@ -224,7 +224,7 @@ class Docker:
             bar.close()
         look = f"{self.name} image inspect --format x {shlex.quote(image.config_digest)}"
         if pulled.returncode != 0 or transport.run(look).returncode != 0:
-            said = _text(pulled.stderr) or "it is another image than the one that was asked for"
+            said = pulled.stderr_text or "it is another image than the one that was asked for"
             raise ImageUnavailable(f"the {self.name} engine cannot pull {image.reference}: {said}")
 
 
@@ -257,7 +257,3 @@ def _mount(mount: Mount) -> str:
     if any("\n" in field for field in fields):
         raise ConfigError(f"a directory with a line break in its name cannot be mounted: {mount.source!r}")
     return ",".join('"' + field.replace('"', '""') + '"' if set(field) & set('",') else field for field in fields)
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace").strip()

@@ -233,7 +233,7 @@ class Sifs:
             else:
                 break
         if done.returncode != 0:
-            raise _failure(_text(done.stderr), what, self.transport.address)
+            raise _failure(done.stderr_text, what, self.transport.address)
         return dict(_facts(done))
 
     def _in_job(self, script: str, what: str) -> dict[str, str]:
@@ -249,13 +249,13 @@ class Sifs:
         facts = dict(_facts(done))
         _refuse_unusable(facts, done, f"a compute node of {self.transport.address}")
         if done.returncode != 0:
-            said = "\n".join(line for line in _text(done.stderr).splitlines() if not _FACT.fullmatch(line))
+            said = "\n".join(line for line in done.stderr_text.splitlines() if not _FACT.fullmatch(line))
             raise _failure(said, what, f"a compute node of {self.transport.address}")
         return facts
 
 
 def _facts(done: Completed) -> Iterator[tuple[str, str]]:
-    for line in _text(done.stdout).splitlines():
+    for line in done.stdout_text.splitlines():
         if match := _FACT.fullmatch(line):
             yield match[1], match[2]
 
@@ -265,7 +265,7 @@ def _refuse_unusable(facts: Mapping[str, str], done: Completed, where: str) -> N
     if not facts.get("command"):
         raise RuntimeUnavailable(
             f"{where} has neither apptainer nor singularity, in its PATH or in a module of that name"
-            + (f": {_text(done.stderr)}" if "command" not in facts else ""),
+            + (f": {done.stderr_text}" if "command" not in facts else ""),
             remedy="If compute nodes have it: sif_build: job. Else ask the site for it, or use runtime: venv on a host "
             "without a scheduler.",
         )
@@ -298,7 +298,3 @@ def _failure(said: str, what: str, where: str) -> ClustrixError:
 
 def _assign(**values: str) -> str:
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace").strip()

@@ -190,7 +190,7 @@ def _unpack(
     finally:
         bar.close()
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()
+        said = done.stderr_text
         if "no space" in said.lower() or "quota" in said.lower():
             raise DiskFull(f"no space left at {transport.address} for the environment {place}: {said}")
         raise TransportError(f"the environment {place} cannot be made at {transport.address}: {said}")

@@ -166,8 +166,3 @@ def one_line(name: str, value: object) -> str:
 def printable(text: str) -> str:
     """Make a text fit for a comment."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def decoded(data: bytes) -> str:
-    """Read what a command printed."""
-    return data.decode(errors="replace").strip()

@@ -21,7 +21,7 @@ from clustrix.errors import (
     UnparsableOutput,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable, refuse, task_command
+from clustrix.schedulers.base import Limits, job_name, one_line, printable, refuse, task_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -162,8 +162,8 @@ class Htcondor:
 
     def parse_submit(self, completed: Completed) -> str:
         """Read ``4711.0 - 4711.7``, the first and the last task: ``4711.0-7``."""
-        said = decoded(completed.stderr) or decoded(completed.stdout)
-        match = re.search(r"^(\d+)\.0 - \1\.(\d+)$", decoded(completed.stdout), re.MULTILINE)
+        said = completed.stderr_text or completed.stdout_text
+        match = re.search(r"^(\d+)\.0 - \1\.(\d+)$", completed.stdout_text, re.MULTILINE)
         if completed.returncode == 0 and match:
             return f"{match[1]}.0-{match[2]}"
         if completed.returncode == 0:
@@ -180,8 +180,8 @@ class Htcondor:
     def parse_find(self, completed: Completed) -> str | None:
         """Read the id of the newest job of that name."""
         if completed.returncode != 0:
-            raise BackendError(f"condor_q failed: {decoded(completed.stderr) or completed.returncode}")
-        found = {int(job["ClusterId"]): int(job["TotalSubmitProcs"]) for job in _jobs(decoded(completed.stdout))}
+            raise BackendError(f"condor_q failed: {completed.stderr_text or completed.returncode}")
+        found = {int(job["ClusterId"]): int(job["TotalSubmitProcs"]) for job in _jobs(completed.stdout_text)}
         return f"{max(found)}.0-{found[max(found)] - 1}" if found else None
 
     def status_argv(self, native_ids: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -195,7 +195,7 @@ class Htcondor:
         """Read what queue and history say; a task that an array no longer has is lost."""
         (answer,) = answers
         if answer.returncode != 0:
-            said = decoded(answer.stderr).partition("\n\n")[0]  # what follows is advice to administrators
+            said = answer.stderr_text.partition("\n\n")[0]  # what follows is advice to administrators
             raise BackendError(f"HTCondor does not answer: {said or answer.returncode}")
         queued, *sections = re.split(r"^%% \w+\n", answer.stdout.decode(errors="replace"), flags=re.MULTILINE)
         if len(sections) != 3:  # noqa: PLR2004 - factories, history, analysis
@@ -232,7 +232,7 @@ class Htcondor:
 
     def parse_limits(self, completed: Completed) -> Limits:
         """Read MAX_JOBS_PER_SUBMISSION."""
-        said = decoded(completed.stdout)
+        said = completed.stdout_text
         return Limits(max_array_index=int(said) - 1 if completed.returncode == 0 and said.isdigit() else None)
 
 

@@ -19,7 +19,7 @@ from clustrix.errors import (
     UnparsableOutput,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits, decoded, job_name, notice, one_line, printable, refuse, task_command
+from clustrix.schedulers.base import Limits, job_name, notice, one_line, printable, refuse, task_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -134,10 +134,10 @@ class Pbs:
 
     def parse_submit(self, completed: Completed) -> str:
         """Read ``4711.server`` or, of an array, ``4711[].server``."""
-        lines = decoded(completed.stdout).split()
+        lines = completed.stdout_text.split()
         if completed.returncode == 0 and lines and re.fullmatch(r"\d+(\[\])?(\.\S+)?", lines[-1]):
             return lines[-1]
-        said = decoded(completed.stderr) or decoded(completed.stdout)
+        said = completed.stderr_text or completed.stdout_text
         if completed.returncode == 0:
             raise UnparsableOutput(f"qsub printed no job id: {said!r}")
         words = "; ".join(line.removeprefix("qsub: ").strip() for line in said.partition("usage:")[0].splitlines())
@@ -152,8 +152,8 @@ class Pbs:
     def parse_find(self, completed: Completed) -> str | None:
         """Read the id of the newest job of that name."""
         if completed.returncode != 0:
-            raise BackendError(f"qselect failed: {decoded(completed.stderr) or completed.returncode}")
-        found = re.findall(r"^\d+(?:\[\])?(?:\.\S+)?$", decoded(completed.stdout), re.MULTILINE)
+            raise BackendError(f"qselect failed: {completed.stderr_text or completed.returncode}")
+        found = re.findall(r"^\d+(?:\[\])?(?:\.\S+)?$", completed.stdout_text, re.MULTILINE)
         return max(found, key=lambda job: int(re.split(r"\D", job)[0])) if found else None
 
     def status_argv(self, native_ids: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -165,7 +165,7 @@ class Pbs:
     ) -> Mapping[str, Mapping[int, TaskStatus]]:
         """Read what qstat says; only a job that it calls unknown is left out."""
         (answer,) = answers
-        said = decoded(answer.stderr)
+        said = answer.stderr_text
         if answer.returncode == 255 or _UNREACHABLE.search(said):  # noqa: PLR2004 - the server is down
             raise BackendError(f"PBS does not answer: {said or 'nothing was said'}")
         unknown = {_key(first or second) for first, second in _UNKNOWN.findall(said)}
@@ -193,7 +193,7 @@ class Pbs:
 
     def parse_limits(self, completed: Completed) -> Limits:
         """Read max_array_size, the most subjobs of an array."""
-        match = re.search(r'"max_array_size":\s*(\d+)', decoded(completed.stdout))
+        match = re.search(r'"max_array_size":\s*(\d+)', completed.stdout_text)
         return Limits(max_array_index=int(match[1]) - 1 if match else None)
 
 

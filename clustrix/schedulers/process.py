@@ -191,7 +191,7 @@ class Process:
         """Read the native id."""
         words = completed.stdout.decode(errors="replace").split()
         if completed.returncode != 0 or len(words) != 1 or ":" not in words[0]:
-            said = (completed.stderr or completed.stdout).decode(errors="replace").strip()
+            said = completed.stderr_text or completed.stdout_text
             raise SubmitRejected(f"no process could be started: {said}")
         return words[0]
 
@@ -266,7 +266,7 @@ def _running(completed: Completed) -> tuple[str, Mapping[str, set[int]]]:
     """Read the first line (the machine's name) and, per job, which tasks run; a lane alone keeps its job known."""
     machine, _, processes = completed.stdout.decode(errors="replace").partition("\n")
     if completed.returncode != 0 or not machine:
-        said = completed.stderr.decode(errors="replace").strip()
+        said = completed.stderr_text
         raise BackendError(f"the processes of the host cannot be listed: {said or 'no answer'}")
     running: dict[str, set[int]] = {}
     for line in processes.splitlines():

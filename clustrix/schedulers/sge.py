@@ -21,7 +21,7 @@ from clustrix.errors import (
     UnparsableOutput,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits, decoded, job_name, one_line, printable, refuse, task_command
+from clustrix.schedulers.base import Limits, job_name, one_line, printable, refuse, task_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -145,10 +145,10 @@ class Sge:
 
     def parse_submit(self, completed: Completed) -> str:
         """Read ``4711`` or, of an array, ``4711.1-8:1``."""
-        lines = decoded(completed.stdout).split()
+        lines = completed.stdout_text.split()
         if completed.returncode == 0 and lines and (match := re.fullmatch(r"(\d+)(\.1-\d+:1)?", lines[-1])):
             return match[0]
-        said = decoded(completed.stderr) or decoded(completed.stdout)
+        said = completed.stderr_text or completed.stdout_text
         if completed.returncode == 0:
             raise UnparsableOutput(f"qsub printed no job number: {said!r}")
         words = " ".join(line for line in said.splitlines() if line != "Exiting.")
@@ -170,8 +170,8 @@ class Sge:
     def parse_find(self, completed: Completed) -> str | None:
         """Read the id of the newest job of that name."""
         if completed.returncode != 0:
-            raise BackendError(f"qstat failed: {decoded(completed.stderr) or completed.returncode}")
-        listed, _, accounted = decoded(completed.stdout).partition("%% account")
+            raise BackendError(f"qstat failed: {completed.stderr_text or completed.returncode}")
+        listed, _, accounted = completed.stdout_text.partition("%% account")
         sizes: dict[int, int] = {}
         for record in _records(accounted):
             number = int(record["jobnumber"])
@@ -196,7 +196,7 @@ class Sge:
         """Read what qstat and qacct say; a task that an array no longer has is lost."""
         (answer,) = answers
         if answer.returncode != 0:
-            raise BackendError(f"qstat failed: {decoded(answer.stderr) or answer.returncode}")
+            raise BackendError(f"qstat failed: {answer.stderr_text or answer.returncode}")
         listed, *sections = re.split(r"^%% (\w+) ?(.*)\n?", answer.stdout.decode(errors="replace"), flags=re.MULTILINE)
         texts = {(name, of): text for name, of, text in zip(sections[::3], sections[1::3], sections[2::3], strict=True)}
         reasons, errors = _details(texts.get(("details", ""), ""))
@@ -227,7 +227,7 @@ class Sge:
 
     def parse_limits(self, completed: Completed) -> Limits:
         """Read max_aj_tasks, the most tasks of an array; 0 is no limit."""
-        match = re.search(r"^max_aj_tasks\s+(\d+)", decoded(completed.stdout), re.MULTILINE)
+        match = re.search(r"^max_aj_tasks\s+(\d+)", completed.stdout_text, re.MULTILINE)
         return Limits(max_array_index=int(match[1]) - 1 if match and int(match[1]) else None)
 
 

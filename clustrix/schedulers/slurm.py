@@ -20,7 +20,7 @@ from clustrix.errors import (
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
 from clustrix.schedulers import srun
-from clustrix.schedulers.base import Limits, decoded, job_name, notice, one_line, printable
+from clustrix.schedulers.base import Limits, job_name, notice, one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -180,11 +180,11 @@ class Slurm:
 
     def parse_submit(self, completed: Completed) -> str:
         """Read the number that ``--parsable`` prints, with the cluster's name behind a semicolon in a federation."""
-        lines = decoded(completed.stdout).split()
+        lines = completed.stdout_text.split()
         number = lines[-1].partition(";")[0] if lines else ""
         if completed.returncode == 0 and number.isdigit():
             return number
-        said = decoded(completed.stderr) or decoded(completed.stdout)
+        said = completed.stderr_text or completed.stdout_text
         if completed.returncode == 0:
             raise UnparsableOutput(f"sbatch printed no job number: {said!r}")
         words = "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in said.splitlines())
@@ -199,8 +199,8 @@ class Slurm:
     def parse_find(self, completed: Completed) -> str | None:
         """Read the number of the newest job of that name."""
         if completed.returncode != 0:
-            raise BackendError(f"squeue failed: {decoded(completed.stderr) or completed.returncode}")
-        numbers = re.findall(r"^(\d+)", decoded(completed.stdout), re.MULTILINE)
+            raise BackendError(f"squeue failed: {completed.stderr_text or completed.returncode}")
+        numbers = re.findall(r"^(\d+)", completed.stdout_text, re.MULTILINE)
         return max(numbers, key=int) if numbers else None
 
     def status_argv(self, native_ids: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -221,23 +221,23 @@ class Slurm:
     ) -> Mapping[str, Mapping[int, TaskStatus]]:
         """Read both; a job that neither knows is left out, unless one of them could not be asked."""
         queue, accounting = answers
-        said = decoded(queue.stderr)
+        said = queue.stderr_text
         # One unknown job is an error for squeue, several are none.
         if queue.returncode != 0 and "Invalid job id" not in said:
             raise BackendError(f"squeue failed: {said or queue.returncode}")
         found: dict[str, dict[int, TaskStatus]] = {}
-        for job, task, status in _accounted(decoded(accounting.stdout)):
+        for job, task, status in _accounted(accounting.stdout_text):
             # Whatever squeue has forgotten is over, also if the accounting has not heard of it yet.
             if status.state.ended:
                 found.setdefault(job, {})[task] = status
-        for job, task, status in _queued(decoded(queue.stdout)):
+        for job, task, status in _queued(queue.stdout_text):
             known = found.setdefault(job, {})
             # Of an end the accounting knows more; of anything else the controller knows it first.
             if not (status.state.ended and task in known):
                 known[task] = status
         unknown = [job for job in native_ids if job not in found]
-        if unknown and accounting.returncode != 0 and not _NO_ACCOUNTING.search(decoded(accounting.stderr)):
-            raise BackendError(f"sacct failed: {decoded(accounting.stderr) or accounting.returncode}")
+        if unknown and accounting.returncode != 0 and not _NO_ACCOUNTING.search(accounting.stderr_text):
+            raise BackendError(f"sacct failed: {accounting.stderr_text or accounting.returncode}")
         return {job: found[job] for job in native_ids if job in found}
 
     def cancel_argv(self, native_ids: Sequence[str]) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ class Slurm:
 
     def parse_limits(self, completed: Completed) -> Limits:
         """Read MaxArraySize, which is one more than the highest index."""
-        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", decoded(completed.stdout), re.MULTILINE)
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", completed.stdout_text, re.MULTILINE)
         return Limits(max_array_index=max(int(match[1]) - 1, 0) if match else None)
 
 

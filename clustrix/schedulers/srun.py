@@ -10,7 +10,6 @@ import re
 from typing import TYPE_CHECKING
 
 from clustrix.errors import UnparsableOutput
-from clustrix.schedulers.base import decoded
 
 if TYPE_CHECKING:
     from clustrix.model.job import JobSpec
@@ -63,11 +62,11 @@ def argv(spec: JobSpec, paths: JobPaths) -> tuple[str, ...]:
 
 def parse_interfaces(completed: Completed) -> frozenset[str]:
     """Read what ``srun --mpi=list`` prints, on stderr before 22.05: ``none``, ``pmi2``, ``pmix``, ``pmix_v5``."""
-    lines = f"{decoded(completed.stdout)}\n{decoded(completed.stderr)}".splitlines()
+    lines = f"{completed.stdout_text}\n{completed.stderr_text}".splitlines()
     words = {word for line in lines for word in re.findall(r"^(?:srun: )?\s*([a-z][a-z0-9_/]*)$", line)}
     for line in lines:
         if "versions available" in line:
             words |= set(re.split(r"[\s,]+", line.partition(":")[2].strip()))
     if completed.returncode != 0 or not words:
-        raise UnparsableOutput(f"srun --mpi=list printed {decoded(completed.stderr) or decoded(completed.stdout)!r}")
+        raise UnparsableOutput(f"srun --mpi=list printed {completed.stderr_text or completed.stdout_text!r}")
     return frozenset(words)

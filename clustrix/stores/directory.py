@@ -207,15 +207,13 @@ class DirectoryStore:
         """Delete everything of the job."""
         done = self._run(f"rm -rf {_directory(job)}")
         if done.returncode != 0:
-            raise StoreError(f"{job.id} cannot be deleted: {done.stderr.decode(errors='replace').strip()}")
+            raise StoreError(f"{job.id} cannot be deleted: {done.stderr_text}")
 
     def _run(self, script: str, job: JobRecord | None = None) -> Completed:
         done = self._transport.run(script)
         if job is not None and done.returncode != 0:
             if self._transport.run(f"[ -d {_directory(job)} ]").returncode == 0:
-                raise StoreError(
-                    f"the files of {job.id} cannot be read: {done.stderr.decode(errors='replace').strip()}"
-                )
+                raise StoreError(f"the files of {job.id} cannot be read: {done.stderr_text}")
             raise UnknownJob(
                 f"{job.id} has no directory at {self._transport.address} any more", remedy="It was removed there."
             )

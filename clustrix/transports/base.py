@@ -22,6 +22,16 @@ class Completed:
     stdout: bytes
     stderr: bytes
 
+    @property
+    def stdout_text(self) -> str:
+        """Give its output as text, without white space around it."""
+        return self.stdout.decode(errors="replace").strip()
+
+    @property
+    def stderr_text(self) -> str:
+        """Give what it complained of as text, without white space around it."""
+        return self.stderr.decode(errors="replace").strip()
+
 
 class Pieces(io.RawIOBase):
     """Read an iterator of bytes as a file: what `Transport.run` is fed with, or what `Transport.stream` gives."""
