@@ -77,11 +77,11 @@ class Node:
         return servers.run(["nsenter", "--target", init, "--pid", "--mount", "--net", "--", *argv])
 
     @contextlib.contextmanager
-    def trusting(self, registry: str) -> Iterator[None]:
-        """Have containerd pull from a registry (``host:port``) that speaks plain HTTP."""
+    def trusting(self, registry: str, at: str | None = None) -> Iterator[None]:
+        """Have containerd pull from a registry (``host:port``) that speaks plain HTTP, at that or another address."""
         place = self.state / "certs.d" / registry
         place.mkdir()
-        (place / "hosts.toml").write_text(f'[host."http://{registry}"]\n')
+        (place / "hosts.toml").write_text(f'[host."http://{at or registry}"]\ncapabilities = ["pull", "resolve"]\n')
         try:
             yield
         finally:

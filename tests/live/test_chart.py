@@ -266,14 +266,37 @@ def uploads(release: Release, certificate: str, directory: Path, login: tuple[st
         return httpx.post(f"https://{address}/v2/clustrix/blobs/uploads/", auth=login, verify=trust).status_code
 
 
-def test_a_job_by_way_of_the_charts_own_registry(
+def run_a_job(release: Release, name: str, base: Path, directory: Path, **target: str) -> None:
+    """Have an image, a payload and a result of a real job go by way of the chart's registry."""
+    cluster_ = release.kubernetes
+    (directory / "requirements.txt").write_text("six==1.17.0\n")
+    own = {"backend": "kubernetes", "context": cluster_.context, "namespace": release.namespace, **target}
+    here = {"kubeconfig": str(cluster_.kubeconfig), "base": f"oci:{base}"}
+    config.configure(targets={"k8s": {**own, **here}}, target="k8s", environment=str(directory / "requirements.txt"))
+    source = "def echo(data):\n    import six\n    return six.__version__, data"
+    data = secrets.token_bytes(2 << 20)
+    assert cluster(by_value(source))(data) == ("1.17.0", data)
+    with Client(insecure=True) as client:
+        tags = list(client.tags(Reference.parse(name), ""))
+    ulids = [re.fullmatch(r"([0-9a-z]{26})-(?:payload|0-[0-9a-f-]{36})", tag) for tag in tags]
+    assert len(tags) == 3  # the image, what went there, what came back
+    assert len({found[1] for found in ulids if found}) == 1
+
+
+def log_in(address: str, password: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    login = base64.b64encode(f"alice:{password}".encode()).decode()
+    (directory / "config.json").write_text(json.dumps({"auths": {address: {"auth": login}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(directory))
+
+
+def test_a_job_by_way_of_a_port_of_the_nodes(
     kubernetes: Kubernetes,
     values: dict[str, Any],
     base_layout: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As docs/how-to/install-the-chart.md says for a port of the nodes: image, payload and result of a real job."""
+    """As docs/how-to/install-the-chart.md says."""
     if kubernetes.node is None:
         pytest.skip("nodes of somebody else cannot be told of a registry; without CLUSTRIX_LIVE_KUBECONFIG ours can")
     password = secrets.token_hex(8)
@@ -286,26 +309,40 @@ def test_a_job_by_way_of_the_charts_own_registry(
         address = f"{kubernetes.node.address}:{port['nodePort']}"
         name = f"{address}/clustrix"
         release.helm("upgrade", "--set", f"defaults.registry={name},defaults.pod_registry={name}")
+        log_in(address, password, tmp_path, monkeypatch)
         with kubernetes.node.trusting(address):
-            login = base64.b64encode(f"alice:{password}".encode()).decode()
-            (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": login}}}))
-            monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-            (tmp_path / "requirements.txt").write_text("six==1.17.0\n")
-            target = {"backend": "kubernetes", "context": kubernetes.context, "namespace": namespace}
-            here = {"kubeconfig": str(kubernetes.kubeconfig), "base": f"oci:{base_layout}"}
-            config.configure(
-                targets={"k8s": {**target, **here}}, target="k8s", environment=str(tmp_path / "requirements.txt")
-            )
-            source = "def echo(data):\n    import six\n    return six.__version__, data"
-            data = secrets.token_bytes(2 << 20)
             release.ready()
             wait_until("the port", lambda: httpx.get(f"http://{address}/").is_success)
-            assert cluster(by_value(source))(data) == ("1.17.0", data)
-        with Client(insecure=True) as client:
-            tags = list(client.tags(Reference.parse(name), ""))
-        ulids = [re.fullmatch(r"([0-9a-z]{26})-(?:payload|0-[0-9a-f-]{36})", tag) for tag in tags]
-        assert len(tags) == 3  # the image, what went there, what came back
-        assert len({found[1] for found in ulids if found}) == 1
+            run_a_job(release, name, base_layout, tmp_path)
+
+
+def test_a_job_by_way_of_a_forwarded_port(
+    kubernetes: Kubernetes,
+    values: dict[str, Any],
+    base_layout: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Users know the registry by another name than pods; the test bed has no DNS that would know the Service."""
+    if kubernetes.node is None:
+        pytest.skip("nodes of somebody else cannot be told of a registry; without CLUSTRIX_LIVE_KUBECONFIG ours can")
+    password = secrets.token_hex(8)
+    values["registry"] |= {"enabled": True, "htpasswd": user_line("alice", password)}
+    with kubernetes.namespace(labels=RESTRICTED) as namespace:
+        release = Release(kubernetes, namespace, values, tmp_path)
+        release.helm("install")
+        service = f"clustrix-registry.{namespace}.svc"
+        address = kubernetes.get("service", "clustrix-registry", namespace)["spec"]["clusterIP"]
+        alias = f"defaults.pod_template.spec.hostAliases[0].ip={address}"
+        release.helm("upgrade", "--set", f"{alias},defaults.pod_template.spec.hostAliases[0].hostnames={{{service}}}")
+        release.ready()
+        with (
+            kubernetes.node.trusting(f"{service}:5000", at=f"{address}:5000"),
+            forwarded(release, tmp_path / "forward.log") as here,
+        ):
+            log_in(here, password, tmp_path, monkeypatch)
+            name = f"{here}/clustrix"
+            run_a_job(release, name, base_layout, tmp_path, registry=name, pod_registry=f"{service}:5000/clustrix")
 
 
 QUEUES = """
