@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import signal
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from clustrix.kubernetes import names
@@ -24,6 +26,8 @@ _LOOP = "CrashLoopBackOff"
 _SIGNALLED = 128
 _HIGHEST_SIGNAL = 64
 _ABORTED = {"StartError", "ContainerCannotRun"}
+_UNKNOWN = "ContainerStatusUnknown"  # what a kubelet says of a container that it cannot find any more
+_PRESSURE = "The node was low on resource"  # else a pod was evicted for a limit of its own: eviction/helpers.go
 _REASONS = {
     "DeadlineExceeded": EndKind.TIME_LIMIT,
     "Evicted": EndKind.PREEMPTED,
@@ -59,7 +63,7 @@ def terminated(pod: Pod, container: str = names.MAIN) -> Mapping[str, Any] | Non
 def message_of(pod: Pod) -> str | None:
     """Give what the worker left as its termination message; None as long as it has not ended, or left none."""
     state = terminated(pod)
-    return None if state is None or state.get("reason") in _ABORTED else state.get("message") or None
+    return None if state is None or state.get("reason") in {*_ABORTED, _UNKNOWN} else state.get("message") or None
 
 
 def succeeded(pod: Pod) -> bool:
@@ -81,23 +85,40 @@ def ended(pod: Pod) -> bool:
     return terminated(pod) is not None and "running" not in _state(pod, names.COURIER)
 
 
+def deleted(pod: Pod) -> bool:
+    """Tell whether somebody deleted a pod before it ended."""
+    metadata, state = pod["metadata"], terminated(pod) or {}
+    by = metadata.get("deletionTimestamp")
+    if not by:
+        return False
+    asked = _time(by) - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+    finished = state.get("finishedAt")
+    return not finished or _time(finished) >= asked
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
 def end_of(pod: Pod) -> End | None:
     """Say how a pod ended; None if it did not, or if the cluster took it away and the Job starts its task again."""
     if not ended(pod) or disrupted(pod):
         return None
     told, why, node = pod["status"].get("message") or "", pod["status"].get("reason"), node_of(pod)
     state = terminated(pod)
+    if why == "Evicted" and "exceed" in told and not told.startswith(_PRESSURE):
+        return End(kind=EndKind.SIGNALLED, signal=signal.SIGKILL, message=told.strip(), node=node)
     if why in _REASONS:
         return End(kind=_REASONS[why], message=told, node=node)
-    if state is None:
-        return End(kind=EndKind.NODE_FAILURE, message=told, node=node)
+    if state is None or state.get("reason") == _UNKNOWN:
+        return End(kind=EndKind.NODE_FAILURE, message=told or str((state or {}).get("message") or ""), node=node)
     code, reason = int(state["exitCode"]), state.get("reason")
     if reason in _ABORTED:
         return End(kind=EndKind.UNSCHEDULABLE, exit_code=code, message=str(state.get("message") or reason), node=node)
-    signal = code - _SIGNALLED if _SIGNALLED < code <= _SIGNALLED + _HIGHEST_SIGNAL else None
-    kind = EndKind.EXITED if signal is None else EndKind.SIGNALLED
+    number = code - _SIGNALLED if _SIGNALLED < code <= _SIGNALLED + _HIGHEST_SIGNAL else None
+    kind = EndKind.EXITED if number is None else EndKind.SIGNALLED
     kind = EndKind.OUT_OF_MEMORY if reason == "OOMKilled" else kind
-    return End(kind=kind, exit_code=code, signal=signal, node=node)
+    return End(kind=kind, exit_code=code, signal=number, node=node)
 
 
 def obstacle_of(pod: Pod) -> End | None:

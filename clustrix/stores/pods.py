@@ -110,14 +110,17 @@ class PodStore:
     def end(self, pod: Pod) -> End | None:
         """Say how a pod ended, as `pods.end_of`, with what its first process knows besides.
 
-        Memory may have run out for a process that user code had started; 143 is how it says that it was told to go.
+        Memory may have run out for a process that user code had started; 143 is how it says that it was told to go, and
+        who takes too long over it is killed.
         """
         end = pods.end_of(pod)
         if end is None:
             return None
         if end.kind is EndKind.EXITED and remains_of(pod).message.memory:
             return End(kind=EndKind.OUT_OF_MEMORY, exit_code=end.exit_code, node=end.node)
-        if end.kind is EndKind.SIGNALLED and end.signal == signal.SIGTERM:
+        told = end.kind is EndKind.SIGNALLED and end.signal == signal.SIGTERM
+        killed = end.kind is EndKind.NODE_FAILURE or (end.kind is EndKind.SIGNALLED and end.signal == signal.SIGKILL)
+        if told or (killed and pods.deleted(pod)):
             return End(kind=EndKind.PREEMPTED, exit_code=end.exit_code, message="its pod was deleted", node=end.node)
         return end
 

@@ -24,6 +24,10 @@ def ended(code, reason="Error", **more):
     return {"terminated": {"exitCode": code, "reason": reason, **more}}
 
 
+LOW = "The node was low on resource: memory. Container main was using 2Gi, which exceeds its request of 0."
+FULL = "Pod ephemeral local storage usage exceeds the total limit of containers 20971520. "
+
+
 @pytest.mark.parametrize(
     ("given", "kind", "signal"),
     [
@@ -32,7 +36,9 @@ def ended(code, reason="Error", **more):
         (pod("Failed", main=ended(139)), EndKind.SIGNALLED, 11),
         (pod("Failed", main=ended(137, "OOMKilled")), EndKind.OUT_OF_MEMORY, 9),
         (pod("Failed", main=ended(143), reason="DeadlineExceeded", message="Pod was active"), EndKind.TIME_LIMIT, None),
-        (pod("Failed", main=ended(137), reason="Evicted", message="ephemeral"), EndKind.PREEMPTED, None),
+        (pod("Failed", main=ended(137), reason="Evicted", message=LOW), EndKind.PREEMPTED, None),
+        (pod("Failed", main=ended(137), reason="Evicted", message=FULL), EndKind.SIGNALLED, 9),
+        (pod("Failed", main=ended(137, "ContainerStatusUnknown", message="where?")), EndKind.NODE_FAILURE, None),
         (pod("Failed", reason="NodeShutdown", message="Pod was terminated"), EndKind.NODE_FAILURE, None),
         (pod("Failed"), EndKind.NODE_FAILURE, None),
         (pod("Failed", main=ended(128, "StartError", message="exec: no such file")), EndKind.UNSCHEDULABLE, None),

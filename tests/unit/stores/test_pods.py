@@ -396,6 +396,23 @@ def test_logs_of_a_task(cluster, store, job):
         store.log(job, 0)
 
 
+@pytest.mark.parametrize(
+    ("finished", "reason", "kind"),
+    [
+        ("2026-01-01T00:00:05Z", "Error", EndKind.PREEMPTED),
+        ("2026-01-01T00:00:01Z", "Error", EndKind.SIGNALLED),  # it was dead before
+        ("2026-01-01T00:00:05Z", "OOMKilled", EndKind.OUT_OF_MEMORY),
+        (None, "ContainerStatusUnknown", EndKind.PREEMPTED),  # deleted while it started
+    ],
+)
+def test_a_pod_that_was_deleted_and_then_killed(store, job, finished, reason, kind):
+    pod = make_pod(job, 0, code=137, phase="Failed", reason=reason)
+    pod["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:08Z", "deletionGracePeriodSeconds": 5}
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = finished
+    store.cluster.there["a"] = pod
+    assert store.ends(job)[0].kind is kind
+
+
 def test_what_was_saved_in_a_cancelled_job_does_not_count(cluster, store, job):
     saved = small(0, "saved", status=OutcomeStatus.ERROR, told=(0,))
     cluster.there["a"] = make_pod(job, 0, message=saved)
