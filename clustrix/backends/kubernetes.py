@@ -262,9 +262,13 @@ class Kubernetes:
         told = fate.tasks(job, pods)
         if not fate.unfinished(job):
             return told
-        end = self._doom(job, pods, self._patience(record))
+        patience = self._patience(record)
+        end = self._doom(job, pods, patience)
         if end is None:
-            return told
+            reason, since = self._hindrance(pods) or ("", 0.0)
+            if not reason or time.time() - since <= patience:
+                return fate.waiting(told, reason) if reason else told
+            end = End(kind=EndKind.UNSCHEDULABLE, message=reason)
         self._give_up(job, end)
         return fate.given_up(told, end)
 
@@ -285,6 +289,14 @@ class Kubernetes:
         if not fate.stuck(pods):
             return None
         return fate.doomed(pods, self._known_nodes(), time.time(), patience)
+
+    def _hindrance(self, pods: Sequence[Document]) -> tuple[str, float] | None:
+        """Say what keeps a node from making the containers of pods, and since when; a pod's status does not."""
+        slow = fate.starting(pods, time.time())
+        if slow is None:
+            return None
+        selector = f"involvedObject.name={slow['metadata']['name']}"
+        return fate.hindered(self._cluster.listing(self._cluster.path("events"), fieldSelector=selector)[0])
 
     def _known_nodes(self) -> Sequence[Document] | None:
         """List the nodes; None where an account of the namespace may not."""

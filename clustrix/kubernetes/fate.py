@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ _QUANTITY = re.compile(r"(?P<number>[0-9.]+(?:e[0-9]+)?)(?P<suffix>[a-zA-Z]*)")
 _SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _SUFFIXES |= {f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", 1)}
 _SUBMITTING = 900.0  # seconds that a submission takes at most, whatever is asked again
+_SLOW = 10.0  # seconds after which it is asked what keeps containers from being made
+_HINDRANCES = {"FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox"}
 _FINAL = ("forbidden", "denied", "invalid", "not found")
 _FIXED = ("kind://", "k3s://")
 """Beginnings of a node's providerID where no cloud can add another one."""
@@ -91,6 +94,14 @@ def _rest(job: Document) -> TaskStatus:
     return TaskStatus(state=State.WAITING, reason=suspended if job["spec"].get("suspend") else "")
 
 
+def waiting(told: Mapping[int, TaskStatus], reason: str) -> dict[int, TaskStatus]:
+    """Say of all tasks that wait why they do."""
+    return {
+        task: replace(status, reason=reason) if status.state is State.WAITING else status
+        for task, status in told.items()
+    }
+
+
 def given_up(told: Mapping[int, TaskStatus], end: End) -> dict[int, TaskStatus]:
     """Say of all tasks that have not ended that they never will start."""
     return {task: status if status.state.ended else _failed(end) for task, status in told.items()}
@@ -122,6 +133,21 @@ def stuck(there: Sequence[Document]) -> bool:
     """Tell whether all pods of a Job that have not ended are kept from starting."""
     live = [pod for pod in there if not pods.ended(pod)]
     return bool(live) and all(pods.obstacle_of(pod) or pods.unscheduled(pod) for pod in live)
+
+
+def starting(there: Sequence[Document], now: float) -> Document | None:
+    """Give the first of the pods whose containers are long in the making; None where those of others are there."""
+    live = [pod for pod in there if not pods.ended(pod)]
+    slow = [pod for pod in live if pods.is_starting(pod) and now - made(pod) > _SLOW]
+    return min(slow, key=made) if slow and len(slow) == len(live) else None
+
+
+def hindered(events: Iterable[Document]) -> tuple[str, float] | None:
+    """Say what keeps a pod's containers from being made, and since when; None where the last event is no such thing."""
+    newest = max(events, key=lambda event: str(_when(event)), default=None)
+    if newest is None or newest.get("reason") not in _HINDRANCES:
+        return None
+    return str(newest.get("message", "")), _seconds(newest.get("firstTimestamp") or _when(newest), 0.0)
 
 
 def doomed(there: Sequence[Document], nodes: Sequence[Document] | None, now: float, patience: int) -> End | None:

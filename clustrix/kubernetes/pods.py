@@ -137,6 +137,12 @@ def obstacle_of(pod: Pod) -> End | None:
     return None
 
 
+def is_starting(pod: Pod) -> bool:
+    """Tell whether a node has a pod, and none of its containers yet: it fetches images, and mounts volumes."""
+    reasons = {(_state(pod, name).get("waiting") or {}).get("reason") for name in (names.COURIER, names.MAIN)}
+    return bool(node_of(pod)) and bool(reasons & {"ContainerCreating", "PodInitializing"})
+
+
 def unscheduled(pod: Pod) -> str | None:
     """Give the scheduler's words about a pod that it finds no node for; None if it has one."""
     found = _condition(pod, "PodScheduled")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from datetime import datetime, timezone
 
 import pytest
 
@@ -270,6 +271,30 @@ def test_what_a_client_left_that_died_while_it_submitted_never_starts(memory, ge
     found = driver.status([RECORD])[RECORD.id][0]
     assert (found.state is State.FAILED and "its client died" in found.end.message) is ended
     assert (found.state is State.WAITING) is not ended
+
+
+def test_what_cannot_be_mounted_is_told_and_given_up_after_a_while(memory):
+    """A pod's status says ContainerCreating, whatever the reason."""
+    driver = backend(memory)
+    driver.submit(SPEC, RECORD, FILES)
+    memory.found["pods"] = [pod("Pending", main={"waiting": {"reason": "ContainerCreating"}})]
+    memory.found["pods"][0]["metadata"] |= {"labels": names.labels(ULID), "creationTimestamp": "2026-01-01T00:00:00Z"}
+    memory.found["pods"][0]["metadata"]["annotations"][names.INDEX] = "0"
+    memory.found["pods"][0]["metadata"]["name"] = f"{NAME}-0-abcde"
+    failed = {"reason": "FailedMount", "message": "no such volume", "metadata": {}}
+
+    def status(*events):
+        memory.found["events"] = list(events)
+        return driver.status([RECORD])[RECORD.id][0]
+
+    now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    young = failed | {"firstTimestamp": now, "lastTimestamp": now}
+    old = failed | {"firstTimestamp": "2026-01-01T00:00:05Z", "lastTimestamp": "2026-01-01T01:00:00Z"}
+    pulling = {"reason": "Pulling", "message": "", "lastTimestamp": "2026-01-01T02:00:00Z", "metadata": {}}
+    assert (status(young).state, status(young).reason) == (State.WAITING, "no such volume")
+    assert (status(old, pulling).state, status(old, pulling).reason) == (State.WAITING, "ContainerCreating")
+    assert (status(old).state, status(old).end.message) == (State.FAILED, "no such volume")
+    assert memory.things[f"jobs/{NAME}"]["spec"]["suspend"] is True
 
 
 def test_cancelled_pods_are_gone_when_it_returns(memory):
