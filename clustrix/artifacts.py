@@ -286,12 +286,13 @@ def load_into_engine(image: BuiltImage, engine: str, transport: Transport, *, pr
         ImageUnavailable: the engine does not take it; in its own words.
 
     """
+    from clustrix.build.engine import name_of
     from clustrix.oci.archive import docker_archive
     from clustrix.transports.base import Pieces
 
     blobs = layout()
     manifest = blobs.describe(image.manifest_digest)
-    name = f"clustrix:{image.config_digest.partition(':')[2][:32]}"
+    name = name_of(image.config_digest)
     bar = progress.start(f"load {name}", sum(blob.size for blob in blobs.manifest(manifest.digest).blobs))
 
     def pieces() -> Iterator[bytes]:

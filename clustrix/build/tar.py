@@ -96,7 +96,6 @@ class TarStream:
         self._check = check
         self._batch: list[bytes] = []
         self._batched = 0
-        self.raw_bytes = 0
 
     def directory(self, path: str, mode: int = 0o755, owner: tuple[int, int] = (0, 0)) -> None:
         """Add a directory, once."""
@@ -142,7 +141,6 @@ class TarStream:
         if written != size:
             raise ValueError(f"{path} has {written} bytes, not the {size} that were announced")
         self._blob.write(struct.pack("<II", crc, size & 0xFFFF_FFFF))
-        self.raw_bytes += size
         self._compressor = self._codec.compressor()
         if size % _BLOCK:
             self.raw(bytes(_BLOCK - size % _BLOCK))
@@ -166,7 +164,6 @@ class TarStream:
         self._check()
         self._hash.update(data)
         self._blob.write(self._compressor.compress(data))
-        self.raw_bytes += len(data)
 
     def _parents(self, path: str) -> None:
         self.directory(path.rpartition("/")[0])

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 @click.command("gc")
-@click.option("--target", help="The target; without it all that are configured, and `local`.")
+@click.option(
+    "--target",
+    shell_complete=output.complete_targets,
+    help="The target; without it all that are configured, and `local`.",
+)
 @click.option("--older", default="30d", show_default=True, help="Only what has not changed for so long.")
 @output.dry_run
 @output.as_json
@@ -59,7 +63,7 @@ def command(target: str | None, older: str, *, dry_run: bool, as_json: bool) -> 
     else:
         _show(rows, here, dry_run=dry_run)
     if any("error" in row for row in rows):
-        click.get_current_context().exit(4)
+        click.get_current_context().exit(output.AT_THE_TARGET)
 
 
 def _swept(place: Target, found: Inventory, age: timedelta, *, dry_run: bool) -> dict[str, Any]:
@@ -106,24 +110,16 @@ def _show(rows: list[dict[str, Any]], here: Mapping[str, int], *, dry_run: bool)
         if "error" in row:
             output.note(f"target {row['target']}: {row['error']}")
             continue
-        free = f", {_size(row['free_bytes'])} free" if row["free_bytes"] is not None else ""
+        free = f", {output.size(row['free_bytes'])} free" if row["free_bytes"] is not None else ""
         click.echo(f"target {row['target']}: {row['root']}{free}")
         for kind, size in row["sizes"].items():
-            click.echo(f"  {kind:8} {_size(size):>10}")
-        click.echo(f"  {verb} {_size(row['freed_bytes'])}: {len(row['jobs'])} jobs, {len(row['shared'])} shared files")
+            click.echo(f"  {kind:8} {output.size(size):>10}")
+        freed = output.size(row["freed_bytes"])
+        click.echo(f"  {verb} {freed}: {len(row['jobs'])} jobs, {len(row['shared'])} shared files")
         for path, size in row["bytes"].items() if dry_run else ():
-            click.echo(f"  {_size(size):>10}  {path}")
+            click.echo(f"  {output.size(size):>10}  {path}")
         for job, why in row["kept"].items():
             output.note(f"  kept: {job}: {why}")
     click.echo("here, all of which can be made again:")
     for place, size in here.items():
-        click.echo(f"  {_size(size):>10}  {place}")
-
-
-def _size(number: int) -> str:
-    amount = float(number)
-    for unit in ("B", "KB", "MB", "GB"):
-        if amount < 1024:  # noqa: PLR2004 - binary units, as everywhere
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TB"
+        click.echo(f"  {output.size(size):>10}  {place}")

@@ -25,7 +25,8 @@ _STATUSES: tuple[tuple[type[errors.ClustrixError], int], ...] = (
     (errors.NotReady, 6),
     (errors.JobError, 1),
 )
-_AT_THE_TARGET = 4
+AT_THE_TARGET = 4
+"""The exit status where a target cannot be reached, or refused."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -33,7 +34,7 @@ dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, 
 
 def exit_status(error: errors.ClustrixError) -> int:
     """Give the exit status of an error; the list is in ``clustrix --help``."""
-    return next((status for kind, status in _STATUSES if isinstance(error, kind)), _AT_THE_TARGET)
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), AT_THE_TARGET)
 
 
 def complain(error: errors.ClustrixError, where: str = "") -> int:

@@ -26,11 +26,6 @@ _SITE = r"(?s)lib(?:64)?/python[^/]*/site-packages/(.+)"
 _LIBRARY = r"^lib(?:64)?/(?:python[^/]*/)?"
 
 
-def is_content(path: str) -> bool:
-    """Tell whether a path of an installed RECORD belongs to the package and not to the way it was installed."""
-    return _installed(path) is not None
-
-
 def distribution(name: str, version: str, tags: Iterable[str], record: Iterable[tuple[str, str]]) -> str:
     """Digest one distribution: name, version, wheel tags, and (path, hash) rows of its installed RECORD."""
     rows = [f"{place},{hashed}" for path, hashed in record if (place := _installed(path)) is not None]

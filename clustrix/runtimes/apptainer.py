@@ -11,12 +11,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustrix.errors import ConfigError, ImageUnavailable
+from clustrix.errors import ImageUnavailable
 from clustrix.model.job import Placed
 from clustrix.oci.layout import Layout
 from clustrix.oci.manifest import Descriptor, encode_index
 from clustrix.oci.reference import Reference
-from clustrix.runtimes.base import Need
+from clustrix.runtimes.base import Need, bind
 from clustrix.runtimes.sif import Sifs
 
 if TYPE_CHECKING:
@@ -129,12 +129,22 @@ class Apptainer:
         options = dict(placed.options)
         module = options.get("module", "")
         inside = {"TMPDIR": "/tmp", "PYTHONNOUSERSITE": "1", **variables}  # noqa: S108 - the container's own
-        binds = [word for mount in mounts for word in ("--mount", _mount(mount))]
+        binds = [word for mount in mounts for word in ("--mount", bind(mount, target="destination", read_only="ro"))]
         # Only a login shell is sure to know the module command.
         shell = ("bash", "-lc") if module else ("sh", "-c")
         settings = (options.get("command", "apptainer"), module, str(gpus), options.get("flags", _MODERN_FLAGS))
         names = (f"{name}={value}" for name, value in inside.items())
-        return (*shell, _RUN, "apptainer", *settings, *names, "--", *binds, placed.location, *argv)
+        return (
+            *shell,
+            _RUN,
+            "apptainer",
+            *settings,
+            *names,
+            "--",
+            *(word for text in binds for word in ("--mount", text)),
+            placed.location,
+            *argv,
+        )
 
 
 def _existing(sif: str, sifs: Sifs, progress: Progress) -> Placed:
@@ -213,13 +223,3 @@ def _own(image: BuiltImage, layout: Layout) -> Descriptor:
 
 def _by_digest(image: BuiltImage) -> str:
     return str(Reference.parse(image.reference or "").with_digest(image.manifest_digest))
-
-
-def _mount(mount: Mount) -> str:
-    """Write a --mount: comma-separated values, as encoding/csv of Go reads them."""
-    fields = ["type=bind", f"source={mount.source}", f"destination={mount.target}"]
-    if mount.read_only:
-        fields.append("ro")
-    if any("\n" in field for field in fields):
-        raise ConfigError(f"a directory with a line break in its name cannot be mounted: {mount.source!r}")
-    return ",".join('"' + field.replace('"', '""') + '"' if set(field) & set('",') else field for field in fields)

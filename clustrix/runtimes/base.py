@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from clustrix.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -75,3 +77,23 @@ class Runtime(Protocol):
         ``mounts`` are all that is seen of the host; ``variables`` are not secret (those travel in the payload).
         """
         ...
+
+
+def bind(mount: Mount, *, target: str, read_only: str) -> str:
+    """Write the value of a ``--mount``, with the words of a command for its target and for what is not written to.
+
+    Comma-separated values, as encoding/csv of Go reads them (https://pkg.go.dev/encoding/csv).
+
+    Raises:
+        ConfigError: a name with a line break, which no command takes.
+
+    """
+    fields = [
+        "type=bind",
+        f"source={mount.source}",
+        f"{target}={mount.target}",
+        *([read_only] if mount.read_only else []),
+    ]
+    if any("\n" in field for field in fields):
+        raise ConfigError(f"a directory with a line break in its name cannot be mounted: {mount.source!r}")
+    return ",".join('"' + field.replace('"', '""') + '"' if set(field) & set('",') else field for field in fields)

@@ -10,9 +10,9 @@ import shlex
 from string import Template
 from typing import TYPE_CHECKING
 
-from clustrix.errors import ConfigError, ImageUnavailable, RuntimeUnavailable, UnsupportedResource
+from clustrix.errors import ImageUnavailable, RuntimeUnavailable, UnsupportedResource
 from clustrix.model.job import Placed
-from clustrix.runtimes.base import Need
+from clustrix.runtimes.base import Need, bind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,7 +156,7 @@ class Docker:
             command += ["--memory", str(memory_bytes), "--memory-swap", swap]
         command += self._devices(gpus)
         for mount in mounts:
-            command += ["--mount", _mount(mount)]
+            command += ["--mount", bind(mount, target="target", read_only="readonly")]
         for name, value in {"HOME": _SCRATCH, **variables}.items():
             command += ["--env", f"{name}={value}"]
         init, (program, *arguments) = self._init(placed, argv)
@@ -247,13 +247,3 @@ class Podman(Docker):
 
     def _devices(self, gpus: int) -> list[str]:
         return ["--device", "nvidia.com/gpu=all"] if gpus else []
-
-
-def _mount(mount: Mount) -> str:
-    """Write a --mount: comma-separated values, as encoding/csv of Go reads them."""
-    fields = ["type=bind", f"source={mount.source}", f"target={mount.target}"]
-    if mount.read_only:
-        fields.append("readonly")
-    if any("\n" in field for field in fields):
-        raise ConfigError(f"a directory with a line break in its name cannot be mounted: {mount.source!r}")
-    return ",".join('"' + field.replace('"', '""') + '"' if set(field) & set('",') else field for field in fields)
