@@ -84,8 +84,10 @@ done
 beat=$!
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/clustrix-XXXXXXXX") && work=$(mktemp -d "$directory/.making-XXXXXXXX")
 made=$?
-trap 'kill $beat; rm -rf "$work" "$scratch"; rmdir "$lock"' EXIT
-trap 'exit 143' TERM
+child=
+trap 'kill $beat; rm -rf "$work" "$scratch"; [ -z "$lock" ] || rmdir "$lock"' EXIT
+# A job that is cancelled: who waits for the lock need not wait for what is left to clean up.
+trap 'rmdir "$lock"; lock=; kill $child 2>/dev/null; wait $child; exit 143' TERM
 [ $made = 0 ] || exit 1
 if [ -f "$sif" ]; then exit 0; fi
 find "$directory" -maxdepth 1 -name '.making-*' -mmin +600 -exec rm -rf {} + 2>/dev/null
@@ -97,10 +99,20 @@ if [ -n "$index" ]; then
 fi
 APPTAINER_TMPDIR=$scratch SINGULARITY_TMPDIR=$scratch
 export APPTAINER_TMPDIR SINGULARITY_TMPDIR
+# In the background: a shell that waits for what it has started in the foreground hears no signal (POSIX).
+run() {
+  "$command" --silent "$@" >"$work/said" 2>&1 </dev/null &
+  child=$!
+  while :; do
+    wait $child
+    code=$?
+    kill -0 $child 2>/dev/null || return $code
+  done
+}
 make() {
   rm -f "$work/image.sif"
-  "$command" --silent build --disable-cache "$@" "$work/image.sif" "$source" >"$work/said" 2>&1 </dev/null &&
-    "$command" --silent exec --contain "$work/image.sif" sh -c : >"$work/said" 2>&1 </dev/null
+  run build --disable-cache "$@" "$work/image.sif" "$source" &&
+    run exec --contain "$work/image.sif" sh -c :
 }
 # zstd packs in half the time; old kernels and tools do not have it.
 make --mksquashfs-args '-comp zstd -Xcompression-level 1' || make || { tail -n 20 "$work/said" >&2; exit 1; }
