@@ -163,6 +163,7 @@ class Backends:
         assert len({pid for _, pid in found}) <= 2
 
     @pytest.mark.proves("a worker dies during a map")
+    @pytest.mark.proves("failed items run again alone")
     def test_what_a_dead_worker_has_not_begun_is_done_by_the_others(self, desk: Desk) -> None:
         source = """
             import os

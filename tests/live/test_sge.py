@@ -100,6 +100,17 @@ def test_what_sge_refuses(desk: Desk) -> None:
         desk.sent.pop()
 
 
+@pytest.mark.proves("modules", "sge")
+def test_modules_are_loaded_before_the_container_starts(desk: Desk, sge_cluster: Bed) -> None:
+    sge_cluster.root("echo 'module() { echo module \"$@\"; }' >/etc/profile.d/modules.sh")
+    try:
+        job = desk.call(ONE, resources=Resources(modules=("a/1.0", "$(id)")))
+        assert job.result(LONG) == 1
+        assert job.logs() == "module load a/1.0 $(id)\n"
+    finally:
+        sge_cluster.root("rm /etc/profile.d/modules.sh")
+
+
 @pytest.mark.proves("unsatisfiable request", "sge")
 def test_a_job_that_can_never_run_says_why(desk: Desk) -> None:
     job = desk.call(ONE, resources=Resources(backend_options={"l": {"arch": "foo"}}))

@@ -207,6 +207,17 @@ def test_every_option_arrives(desk: Desk) -> None:
     job.cancel()
 
 
+@pytest.mark.proves("modules", "slurm")
+def test_modules_are_loaded_before_the_container_starts(desk: Desk, slurm_cluster: Bed) -> None:
+    slurm_cluster.root("echo 'module() { echo module \"$@\"; }' >/etc/profile.d/modules.sh")
+    try:
+        job = desk.call("def one(): return 1", resources=Resources(modules=("a/1.0", "$(id)")))
+        assert job.result(LONG) == 1
+        assert job.logs() == "module load a/1.0 $(id)\n"
+    finally:
+        slurm_cluster.root("rm /etc/profile.d/modules.sh")
+
+
 @pytest.mark.proves("connection cut after acceptance", "slurm")
 def test_a_cut_after_sbatch_accepted(desk: Desk) -> None:
     desk.call("def one(): return 1").result(LONG)

@@ -58,6 +58,7 @@ def far(slurm_cluster: Bed, placed: Placed, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.proves("array with failed items", "slurm")
 @pytest.mark.proves("failed items run again alone", "slurm")
+@pytest.mark.proves("mounts", "slurm")
 def test_three_of_a_thousand_fail_and_only_they_run_again(far: Callable[..., Any], desk: Desk) -> None:
     source = """
         import os
