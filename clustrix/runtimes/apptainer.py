@@ -134,17 +134,7 @@ class Apptainer:
         shell = ("bash", "-lc") if module else ("sh", "-c")
         settings = (options.get("command", "apptainer"), module, str(gpus), options.get("flags", _MODERN_FLAGS))
         names = (f"{name}={value}" for name, value in inside.items())
-        return (
-            *shell,
-            _RUN,
-            "apptainer",
-            *settings,
-            *names,
-            "--",
-            *(word for text in binds for word in ("--mount", text)),
-            placed.location,
-            *argv,
-        )
+        return (*shell, _RUN, "apptainer", *settings, *names, "--", *binds, placed.location, *argv)
 
 
 def _existing(sif: str, sifs: Sifs, progress: Progress) -> Placed:
