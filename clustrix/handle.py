@@ -6,6 +6,7 @@ import contextlib
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 from clustrix import console, watch
@@ -249,7 +250,7 @@ class JobArray(_Handle):
                 for index in range(len(self)):
                     job = self[index]
                     left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    if not wait(lambda index=index: self._course.over_at(index), left):  # type: ignore[misc]
+                    if not wait(partial(self._course.over_at, index), left):
                         raise FutureTimeout(f"item {index} of {self.id} has not ended within {timeout} s; it goes on")
                     error = job.exception() if return_exceptions else None
                     yield error if error is not None else job.result()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from clustrix.model.lock import Travelling
 
+_FORMAT = 1
+
 
 @dataclass(slots=True)
 class _Known:
@@ -121,6 +123,3 @@ def _load(index: Path) -> _Known | None:
         missing=document["missing"],
         digest=document["digest"],
     )
-
-
-_FORMAT = 1

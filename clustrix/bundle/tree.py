@@ -19,6 +19,7 @@ LARGEST_FILE = 50 * 2**20
 LARGEST_BUNDLE = 200 * 2**20
 _SKIPPED = frozenset({"__pycache__", "node_modules"})
 _COMPILED = tuple(EXTENSION_SUFFIXES)
+_CALLED = re.compile(r"(importlib\.)?import_module|__import__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,6 @@ def _imported(node: ast.AST) -> Iterator[str]:
         first = node.args[0]
         if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith("."):
             yield first.value
-
-
-_CALLED = re.compile(r"(importlib\.)?import_module|__import__")
 
 
 def _below(root: Root) -> Iterator[File]:

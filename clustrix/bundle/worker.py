@@ -76,6 +76,7 @@ for line in sys.stdin.read().splitlines():
     source, target, name = line.split("\\t")
     py_compile.compile(source, target, name, doraise=True, invalidation_mode=unchecked)
 """
+_log = logging.getLogger(__name__)
 
 
 def build(cache_dir: Path) -> archive.Bundle:
@@ -157,6 +158,3 @@ def _licences() -> list[tuple[str, bytes]]:
         if text:
             found.append((f"licenses/{name}", text.encode()))
     return found
-
-
-_log = logging.getLogger(__name__)

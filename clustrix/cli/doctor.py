@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from clustrix.schedulers.base import Dialect
     from clustrix.target import Target
 
+_MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "fail": ("FAIL", "red")}
+_OLDEST = (3, 10)
+_LITTLE = 2 << 30  # bytes
+_OWN_VARIABLES = ("CLUSTRIX_CONFIG", "CLUSTRIX_HOME", "CLUSTRIX_STATE_DIR", "CLUSTRIX_DEBUG", "CLUSTRIX_IN_JOB")
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -32,12 +38,6 @@ class Finding:
     status: str
     found: str
     remedy: str | None = None
-
-
-_MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "fail": ("FAIL", "red")}
-_OLDEST = (3, 10)
-_LITTLE = 2 << 30  # bytes
-_OWN_VARIABLES = ("CLUSTRIX_CONFIG", "CLUSTRIX_HOME", "CLUSTRIX_STATE_DIR", "CLUSTRIX_DEBUG", "CLUSTRIX_IN_JOB")
 
 
 @click.command("doctor")
@@ -98,7 +98,7 @@ def _all(target: str | None) -> Iterator[Finding]:
         configured = [name for name in current.target_names if name != config.LOCAL]
         for name in [target] if target else configured or [config.LOCAL]:
             settings_of = current.resolve(name)
-            yield from _guarded(f"target {name}", lambda found=settings_of: _target(found))  # type: ignore[misc]
+            yield from _guarded(f"target {name}", partial(_target, settings_of))
     except ClustrixError as error:
         if target:
             yield Finding(f"target {target}", "fail", error.message, error.remedy)

@@ -7,6 +7,7 @@ import io
 import json
 import posixpath
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -80,7 +81,7 @@ def push(client: Client, repository: str, ulid: str, blobs: Mapping[str, bytes |
     layers = []
     for digest, content in blobs.items():
         layers.append(Descriptor(_BLOB, digest, _size(content)))
-        client.push_blob(place, layers[-1], lambda content=content: _open(content))  # type: ignore[misc]
+        client.push_blob(place, layers[-1], partial(_open, content))
     client.push_blob(place, EMPTY, lambda: io.BytesIO(b"{}"))
     client.push_manifest(place, Manifest(EMPTY, tuple(layers), notes, artifact_type=_ARTIFACT).encode())
 

@@ -22,6 +22,21 @@ KEY = "defaults.yaml"
 UNKNOWN_IMAGE = "image-of-the-call"
 """What a manifest shows as long as nobody knows the image."""
 _VERSION = 1
+_FIELDS = {
+    "node_selector": "spec.nodeSelector",
+    "tolerations": "spec.tolerations",
+    "affinity": "spec.affinity",
+    "service_account": "spec.serviceAccountName",
+    "priority_class": "spec.priorityClassName",
+    "image_pull_secrets": "spec.imagePullSecrets",
+    "runtime_class": "spec.runtimeClassName",
+    "run_as_user": "spec.securityContext.runAsUser",
+    "run_as_group": "spec.securityContext.runAsGroup",
+    "fs_group": "spec.securityContext.fsGroup",
+    "labels": "metadata.labels",
+    "annotations": "metadata.annotations",
+}
+"""The options that a template can say in the words of the API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,21 +104,6 @@ def read(config_map: Mapping[str, Any] | None, namespace: str) -> Defaults:
 
 
 _POLICIES = frozenset(row.name for row in fields(Policy))
-_FIELDS = {
-    "node_selector": "spec.nodeSelector",
-    "tolerations": "spec.tolerations",
-    "affinity": "spec.affinity",
-    "service_account": "spec.serviceAccountName",
-    "priority_class": "spec.priorityClassName",
-    "image_pull_secrets": "spec.imagePullSecrets",
-    "runtime_class": "spec.runtimeClassName",
-    "run_as_user": "spec.securityContext.runAsUser",
-    "run_as_group": "spec.securityContext.runAsGroup",
-    "fs_group": "spec.securityContext.fsGroup",
-    "labels": "metadata.labels",
-    "annotations": "metadata.annotations",
-}
-"""The options that a template can say in the words of the API."""
 
 
 def check(

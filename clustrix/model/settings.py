@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Scope = Literal["call", "target", "host", "client"]
 """Who may give a setting: ``call`` anybody, ``target`` and ``host`` (how it is reached) a target or the top of a file,
 ``client`` the top alone."""
+_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/].*)?")
+"""The name of a PersistentVolumeClaim, and perhaps a directory in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +43,6 @@ class Setting:
     def variable(self) -> str:
         """Name the environment variable."""
         return f"CLUSTRIX_{self.name.upper()}"
-
-
-_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/].*)?")
-"""The name of a PersistentVolumeClaim, and perhaps a directory in it."""
 
 
 def _text(value: object) -> str:

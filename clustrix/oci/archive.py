@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from clustrix.oci.layout import Layout
     from clustrix.oci.manifest import Descriptor
 
+_END = bytes(2 * tarfile.BLOCKSIZE)
+
 
 def oci_archive(layout: Layout, manifest: Descriptor, name: str) -> Iterator[bytes]:
     """Give an OCI archive of one image, tagged ``name``."""
@@ -46,9 +48,6 @@ def docker_archive(layout: Layout, manifest: Descriptor, name: str) -> Iterator[
         yield from _blob(layout, config if blob == image.config else f"{_encoded(blob)}.tar", blob.digest)
     yield from _small("manifest.json", canonical([{"Config": config, "Layers": layers, "RepoTags": [name]}]))
     yield _END
-
-
-_END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def _encoded(blob: Descriptor) -> str:

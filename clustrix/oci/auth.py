@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _HUB_KEY = "https://index.docker.io/v1/"  # docker's key for its own registry
 _HELPER_SECONDS = 60.0  # it may ask the user for a passphrase
 _TOKEN_SECONDS = 60.0  # how long a token holds when the server does not say
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110's word for a word
+_PARAMETER = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))\s*(?:,|$)')
+_SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?:\s+|,|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +143,6 @@ class Challenge:
 
     scheme: str
     parameters: Mapping[str, str] = field(hash=False)
-
-
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110's word for a word
-_PARAMETER = re.compile(rf'\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))\s*(?:,|$)')
-_SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?:\s+|,|$)")
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -95,7 +96,7 @@ class Client:
         answer = self._session.ask(
             _call(reference, "HEAD", _manifest(reference), ok=(200, 404), headers=_ACCEPT, writing=writing)
         )
-        if answer.status == 404:  # noqa: PLR2004
+        if answer.status == HTTPStatus.NOT_FOUND:
             return None
         digest, size = reference.digest or answer.headers.get(_DIGEST), answer.headers.get("Content-Length", "")
         if not digest or not size.isdecimal():  # the specification does not insist on either
@@ -141,7 +142,7 @@ class Client:
         https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#content-management
         """
         call = _call(reference, "DELETE", _manifest(reference), ok=(202, 405), actions="delete")
-        if self._session.ask(call).status == 405:  # noqa: PLR2004
+        if self._session.ask(call).status == HTTPStatus.METHOD_NOT_ALLOWED:
             raise RegistryError(
                 f"{reference.registry} is set up to delete nothing",
                 remedy="Whoever runs it allows it; Docker's registry has `delete: {enabled: true}` below `storage` for"
@@ -157,7 +158,7 @@ class Client:
         while True:
             path = f"tags/list?n={_PAGE}&last={quote(last)}"
             answer = self._session.ask(_call(reference, "GET", path, ok=(200, 404)))
-            page = [] if answer.status == 404 else _tags(reference, answer.content)  # noqa: PLR2004
+            page = [] if answer.status == HTTPStatus.NOT_FOUND else _tags(reference, answer.content)
             found = [tag for tag in page if tag.startswith(prefix)]
             yield from found
             if not page or len(found) < len(page) or "Link" not in answer.headers:  # the last, or beyond the prefix
@@ -167,7 +168,7 @@ class Client:
     def has_blob(self, reference: Reference, digest: str, *, writing: bool = False) -> bool:
         """Say whether a repository has a blob."""
         call = _call(reference, "HEAD", f"blobs/{digest}", ok=(200, 404), writing=writing)
-        return self._session.ask(call).status == 200  # noqa: PLR2004
+        return self._session.ask(call).status == HTTPStatus.OK
 
     def read_blob(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """Read a small blob (up to 8 MiB), such as a configuration, into memory; checked."""

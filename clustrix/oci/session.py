@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import Counter
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -179,7 +180,7 @@ class Session:
                 if login
                 else f"No login for it was found: docker login {where}",
             )
-        if status == 404:  # noqa: PLR2004
+        if status == HTTPStatus.NOT_FOUND:
             return ImageUnavailable(
                 f"not found: {doing}{words}",
                 remedy="Check the name and the tag; some registries say this of what they do not want to show, too.",
@@ -215,7 +216,7 @@ class Session:
             )
             self._answered.add(registry)
             self.stats.add(call.method)
-            if response.status_code != 401 or last or not own:  # noqa: PLR2004
+            if response.status_code != HTTPStatus.UNAUTHORIZED or last or not own:
                 break
             challenge = response.headers.get("WWW-Authenticate", "")
             if not authorizer.challenged(challenge, call.scopes, sent=sent):
@@ -277,7 +278,7 @@ class Session:
 
 
 def _token_answer(registry: str, server: str, answer: Answer) -> Mapping[str, Any]:
-    if answer.status == 200:  # noqa: PLR2004
+    if answer.status == HTTPStatus.OK:
         try:
             document = json.loads(answer.content)
         except ValueError:

@@ -8,6 +8,7 @@ Where the registry threw away what it had (distribution 2 does, after a cut with
 from __future__ import annotations
 
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -104,7 +105,7 @@ class Upload:
             answer = self._session.once(self._call("GET", self._location, ok=(204, 400, 404)))
             last = answer.headers.get("Range", "").removeprefix("bytes=").rpartition("-")[2]
             # 0-0 is one byte and none at all (distribution 2 says it of both): not worth going on from.
-            if answer.status == 204 and last.isdecimal() and 0 < int(last) < self._blob.size:  # noqa: PLR2004
+            if answer.status == HTTPStatus.NO_CONTENT and last.isdecimal() and 0 < int(last) < self._blob.size:
                 self._follow(answer)
                 self._offset = int(last) + 1
                 self._resumed = True
@@ -125,7 +126,7 @@ class Upload:
             body=lambda: self._pieces(self._offset, end),
         )
         answer = self._session.once(call)
-        if answer.status == 202:  # noqa: PLR2004
+        if answer.status == HTTPStatus.ACCEPTED:
             self._follow(answer)
             self._offset = end
             return

@@ -18,6 +18,7 @@ import re
 import ssl
 import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -115,7 +116,7 @@ class Repository:
 
     def has(self, digest: str) -> bool:
         """Tell whether a blob is there."""
-        return self._persist(lambda: self._short("HEAD", f"blobs/{digest}", ok={200, 404}))[0] == 200  # noqa: PLR2004
+        return self._persist(lambda: self._short("HEAD", f"blobs/{digest}", ok={200, 404}))[0] == HTTPStatus.OK
 
     def read(self, digest: str, start: int, stop: int, write: Callable[[int, bytes], object]) -> None:
         """Pass the bytes of a blob from ``start`` up to ``stop`` on as ``write(offset, data)``, in order.
@@ -127,7 +128,7 @@ class Repository:
         def once() -> None:
             nonlocal at
             answer = self._open("GET", f"blobs/{digest}", headers={"Range": f"bytes={at}-{stop - 1}"}, ok={200, 206})
-            place = at if answer.status == 206 else 0  # noqa: PLR2004
+            place = at if answer.status == HTTPStatus.PARTIAL_CONTENT else 0
             while chunk := answer.read(_CHUNK):
                 write(place, chunk)
                 place += len(chunk)
@@ -271,7 +272,7 @@ class Repository:
         mark = "&" if "?" in realm else "?"
         answer = self._send("GET", f"{realm}{mark}{urlencode(query)}", headers, b"", self.timeout)
         data = answer.read(_MOST)
-        if answer.status != 200:  # noqa: PLR2004
+        if answer.status != HTTPStatus.OK:
             self._refuse("GET", realm, answer, f" (the token server {realm}){_words(data)}")
         with contextlib.suppress(ValueError, AttributeError):
             document = json.loads(data)
@@ -290,7 +291,7 @@ class Repository:
             if smaller is not None:
                 self._piece = smaller
                 raise _PassingError(RegistryError(said), 0)
-        if answer.status in _PASSING or (answer.status == 404 and "/uploads/" in url):  # noqa: PLR2004
+        if answer.status in _PASSING or (answer.status == HTTPStatus.NOT_FOUND and "/uploads/" in url):
             # 404: a registry that was started again has forgotten what was being uploaded.
             raise _PassingError(RegistryError(said), _retry_after(answer.headers))
         raise RegistryError(said)

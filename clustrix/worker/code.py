@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_AGAIN = "Delete it at the target and submit the job again."
+
 
 def attach(digests: Iterable[str], bundles: str) -> None:
     """Make the modules of code bundles importable, before everything but the worker itself.
@@ -53,6 +55,3 @@ def _unpack(bundle: str, expected: str, directory: str) -> None:
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-_AGAIN = "Delete it at the target and submit the job again."

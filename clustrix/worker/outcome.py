@@ -19,6 +19,8 @@ from clustrix.worker import sealing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_DO_NOT_TRUST = "Do not use it. Somebody else may be able to write to the job's directory; see: clustrix doctor"
+
 
 class RemoteTraceback(Exception):
     """Show, as the cause of an exception, where it was raised on the other machine."""
@@ -178,6 +180,3 @@ def _outcome(document: Mapping[str, object]) -> Outcome:
 def _mac(document: Mapping[str, object], key: bytes) -> str:
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hmac.digest(key, canonical.encode(), "sha256").hex()
-
-
-_DO_NOT_TRUST = "Do not use it. Somebody else may be able to write to the job's directory; see: clustrix doctor"

@@ -32,6 +32,8 @@ _ROW = struct.Struct(">QQ32s")
 _TRAILER = struct.Struct(">QQ19s")
 _FUNCTION, _VARIABLES, _SOURCES, _ITEMS = range(4)
 _CHUNK = 1 << 20
+_AGAIN = "Submit the job again; if it happens twice, look at the disk or quota at the target."
+_REBUILD = "Make it inside the function, or pass what it is made from: a path, a name, numbers."
 
 
 class Packed:
@@ -230,9 +232,6 @@ def extents(table: bytes, items: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
-_AGAIN = "Submit the job again; if it happens twice, look at the disk or quota at the target."
-
-
 def name_of(function: Callable[..., object]) -> str:
     """Name a callable for people: ``module.function``, ``lambda``, or its class for an object."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
@@ -257,9 +256,6 @@ def _sources(files: set[str]) -> dict[str, list[str]]:
 
 def _unpicklable(what: str, reason: str, part: str | None) -> Unpicklable:
     return Unpicklable(f"{what}: {reason}" + (f" ({part})" if part else ""), remedy=_REBUILD)
-
-
-_REBUILD = "Make it inside the function, or pass what it is made from: a path, a name, numbers."
 
 
 def _function_failure(function: Callable[..., object]) -> _Failure:
