@@ -22,6 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", help="run the live tests of jobs against this target of your configuration")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process have the Kubernetes cluster and one all other servers, where several share the tests (``-n``).
+
+    A module stays whole. Tests without servers go to whoever has nothing else to do.
+    """
+    clusters = {item.path for item in items if "kubernetes" in getattr(item, "fixturenames", ())}
+    for item in items:
+        if item.get_closest_marker("live"):
+            name = "kubernetes" if item.path in clusters else "servers"
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(autouse=True)
 def _own_home(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

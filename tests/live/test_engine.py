@@ -37,6 +37,7 @@ RUN mkdir -p /repo/hello/DEBIAN /repo/hello/usr/bin && cd /repo \
  && (cat hello/DEBIAN/control; stat --printf 'Filename: ./hello.deb\nSize: %s\n' hello.deb; \
      sha256sum hello.deb | sed 's/ .*//; s/^/SHA256: /') >Packages \
  && rm -r hello && echo 'deb [trusted=yes] file:/repo ./' >/etc/apt/sources.list
+LABEL test.clustrix.dev=engine
 ENV GREETING=/etc/greeting
 USER 1000
 """
@@ -70,6 +71,8 @@ def stranger(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield stranger
     assert stranger.left_behind() == []
     stranger.forget_images()
+    ours = ["--filter", "label=test.clustrix.dev=engine"]  # somebody else may be in the middle of a build
+    subprocess.run(["docker", "image", "prune", "--all", "--force", *ours], capture_output=True, check=False)
 
 
 @pytest.fixture
@@ -178,4 +181,3 @@ def test_a_dockerfile_that_fails_or_is_not_there(stranger: Stranger, base_layout
         "build", "--requirements", requirements, "--dockerfile", "Dockerfile", "--base", f"oci:{base_layout}"
     )
     assert "a base or a Dockerfile, not both" in both.err
-    subprocess.run(["docker", "image", "prune", "--force"], capture_output=True, check=False)
