@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("result")
 @output.job_argument()
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the end of the job.")
-@click.option("--output", "path", type=click.Path(path_type=Path), help="Write it there, pickled.")
+@click.option("--output", "path", type=click.Path(path_type=Path), help="Write it there, pickled, instead of its repr.")
 @output.as_json
 def command(job_id: str, path: Path | None, *, wait: bool, as_json: bool) -> None:
     """Show what a job returned: its repr, or JSON. A map gives one line an item, in order.
@@ -45,11 +45,13 @@ def command(job_id: str, path: Path | None, *, wait: bool, as_json: bool) -> Non
         if error is not None:
             errors[index] = error
         values.append(None if error is not None else array[index].result())
-    if path is not None and not errors:
+    if path is not None and errors:
+        output.note(f"nothing is written to {path}")
+    elif path is not None:
         _write(values if len(array) > 1 else values[0], path)
     if as_json:
         output.emit({"id": str(array.id), "items": [_item(index, values, errors) for index in range(len(values))]})
-    else:
+    elif path is None or errors:
         for index, value in enumerate(values):
             if index not in errors:
                 click.echo(repr(value))

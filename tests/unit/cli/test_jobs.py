@@ -52,7 +52,7 @@ def test_jobs_says_who_does_not_answer(backend: Any) -> None:
 def test_a_result_is_a_repr_or_json_or_a_failure(backend: Any, tmp_path: Path) -> None:
     good = str(pipeline.submit(halve, (4,), {}, {}).id)
     assert run("result", good).stdout == "2.0\n"
-    assert run("result", good.partition("/")[2][:20], "--output", str(tmp_path / "v.pkl")).stdout == "2.0\n"
+    assert run("result", good.partition("/")[2][:20], "--output", str(tmp_path / "v.pkl")).stdout == ""
     assert (tmp_path / "v.pkl").stat().st_size > 0
     assert json.loads(run("result", good, "--json").stdout)["items"] == [
         {"index": 0, "status": "success", "value": 2.0}
@@ -63,6 +63,11 @@ def test_a_result_is_a_repr_or_json_or_a_failure(backend: Any, tmp_path: Path) -
     assert "remote traceback" in said.stderr
     assert "ValueError: 3 is odd" in said.stderr
     mixed = str(pipeline.submit_many(halve, calls(2, 3, 8), {}).id)
+    said = run("result", mixed, "--output", str(tmp_path / "w.pkl"), status=1)
+    assert (said.stderr.splitlines()[0], (tmp_path / "w.pkl").exists()) == (
+        f"nothing is written to {tmp_path / 'w.pkl'}",
+        False,
+    )
     said = run("result", mixed, status=1)
     assert said.stdout.splitlines() == ["1.0", "ValueError: 3 is odd", "4.0"]
     assert said.stderr == "1 of 3 items failed: 1\n"
