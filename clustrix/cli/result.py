@@ -45,21 +45,23 @@ def command(job_id: str, path: Path | None, *, wait: bool, as_json: bool) -> Non
         if error is not None:
             errors[index] = error
         values.append(None if error is not None else array[index].result())
-    if path is not None and errors:
-        output.note(f"nothing is written to {path}")
-    elif path is not None:
-        _write(values if len(array) > 1 else values[0], path)
+    if path is not None:
+        _write(values if len(array) > 1 else values[0], path, errors)
     if as_json:
         output.emit({"id": str(array.id), "items": [_item(index, values, errors) for index in range(len(values))]})
     elif path is None or errors:
-        for index, value in enumerate(values):
-            if index not in errors:
-                click.echo(repr(value))
-            elif len(array) > 1:
-                click.echo(_summary(errors[index]))
+        _show(values, errors)
         _explain(array, errors)
     if errors:
         click.get_current_context().exit(1)
+
+
+def _show(values: list[Any], errors: dict[int, BaseException]) -> None:
+    for index, value in enumerate(values):
+        if index not in errors:
+            click.echo(repr(value))
+        elif len(values) > 1:
+            click.echo(_summary(errors[index]))
 
 
 def _item(index: int, values: list[Any], errors: dict[int, BaseException]) -> dict[str, object]:
@@ -97,9 +99,12 @@ def _explain(array: JobArray, errors: dict[int, BaseException]) -> None:
             output.note(_summary(error))
 
 
-def _write(value: object, path: Path) -> None:
+def _write(value: object, path: Path, errors: dict[int, BaseException]) -> None:
     from clustrix.worker.pickling import Pickler
 
+    if errors:
+        output.note(f"nothing is written to {path}")
+        return
     with path.open("wb") as file:
         Pickler(file).dump(value)
     output.note(f"written to {path}")
