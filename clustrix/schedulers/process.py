@@ -122,9 +122,9 @@ run() {
   sh $wrapper "$$1" &
   task=$$!
   (
-    sleep $seconds & sleeper=$$!
-    trap 'kill $$sleeper; exit' TERM
-    wait $$sleeper
+    trap '[ "$$!" = "$$task" ] || kill $$!; exit' TERM  # it may come before there is a sleep
+    sleep $seconds &
+    wait $$!
     kill -0 $$$$ 2>/dev/null || exit
     true >$ends/"$$1".late  # not by : which would end this shell where the disk is full (POSIX)
     kill -TERM $$task
