@@ -259,14 +259,23 @@ def pull(
 
 def each(do: Callable[[Descriptor, Bar], int], blobs: Iterable[Descriptor], bar: Bar, client: Client) -> int:
     """Move blobs, four at a time, and add up the bytes; the first error, or Ctrl-C, stops the others at once."""
-    stop = threading.Event()
+    begin, stop = threading.Event(), threading.Event()
     moving: list[Future[int]] = []
+
+    def move(blob: Descriptor) -> int:
+        begin.wait()  # until each is in the list, or Ctrl-C could meet one that nobody waits for
+        if stop.is_set():
+            raise CancelledError
+        return do(blob, _StoppableBar(bar, stop))
+
     with ThreadPoolExecutor(PARALLEL, "blob") as pool:
         try:
-            moving += (pool.submit(do, blob, _StoppableBar(bar, stop)) for blob in blobs)
+            moving += (pool.submit(move, blob) for blob in blobs)
+            begin.set()
             return sum(future.result() for future in as_completed(moving))
         except BaseException:
             stop.set()
+            begin.set()
             pool.shutdown(wait=False, cancel_futures=True)
             try:
                 # In which they tidy up at the registry, if it answers. What never began is not waited for.

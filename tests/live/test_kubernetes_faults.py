@@ -311,7 +311,7 @@ def test_a_map_of_200(k8s: Place) -> None:
     light = {"pod_template": {"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "10m"}}}]}}}
     array = k8s.far("def f(x): return 1 / (x - 100)", backend_options=light).map(range(200), chunksize=1)
     assert array.record.workers == 200
-    found = list(array.results(timeout=2 * LONG, return_exceptions=True))
+    found = list(array.results(timeout=4 * LONG, return_exceptions=True))
     assert isinstance(found.pop(100), ZeroDivisionError)
     assert found == [1 / (x - 100) for x in range(200) if x != 100]
 
