@@ -87,10 +87,12 @@ def test_a_failure_leaves_the_tag_alone(fake, client, layout, build):
 
 
 def test_ctrl_c_ends_it_soon_and_leaves_nothing(fake, client, layout, build, monkeypatch):
-    asked, stopping = threading.Event(), threading.Event()
+    heard, stopping = threading.Event(), threading.Event()
 
     def on_interrupt(number, frame):
-        raise KeyboardInterrupt
+        if not heard.is_set():
+            heard.set()
+            raise KeyboardInterrupt
 
     def wait(futures, seconds):
         stopping.set()
@@ -106,11 +108,10 @@ def test_ctrl_c_ends_it_soon_and_leaves_nothing(fake, client, layout, build, mon
             return self
 
         def advance(self, amount):
-            if amount:
-                if not asked.is_set():
-                    asked.set()
-                    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-                stopping.wait(30)
+            while amount and not stopping.is_set():
+                # Again and again: Python does not hear a signal that comes just before it begins to wait.
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                stopping.wait(0.1)
 
         def close(self):
             self.closed = True
