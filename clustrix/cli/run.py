@@ -152,7 +152,14 @@ def _drive(script: Path, arguments: tuple[str, ...], plan: Plan, options: Mappin
 
 
 def _status(argv: list[str], variables: Mapping[str, str]) -> int:
-    """Run a command that shares this terminal: Ctrl-C is for it, and we wait for what it makes of that."""
+    """Become a command, which so gets every signal that is meant for us, and whoever started us its end.
+
+    Where processes cannot do that it shares this console: Ctrl-C is for it, and we wait for what it makes of that.
+    """
+    if os.name == "posix":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(argv[0], argv, variables)  # noqa: S606 - no shell is wanted
     with subprocess.Popen(argv, env=variables) as process:
         while True:
             try:

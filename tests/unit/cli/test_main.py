@@ -68,6 +68,7 @@ def test_help_lists_all_commands_and_imports_none_of_them() -> None:
         (["build", "--output", "oci:x", "--tag", "a b"], 3, "error[BadReference]: 'a b' is no tag"),
         (["jobs", "--target", "lcoal"], 2, "Did you mean 'local'?"),
         (["env", "diff", "fit.sif"], 3, "error[BadReference]: fit.sif cannot be looked into"),
+        (["env", "diff", "oci:absent"], 3, "error[ImageUnavailable]: absent is no OCI image layout"),
         (["env", "diff", "absent.toml"], 3, "error[CaptureError]: there is no "),
         (["env", "diff", "--insecure-registry", "oci:x"], 2, "for an image of a registry"),
         (["status", "nonsense"], 5, "no job 'nonsense'"),
@@ -114,6 +115,16 @@ def test_config_says_where_each_value_comes_from_and_hides_secrets(project: Path
     assert found["settings"]["host"] == {"value": "h", "source": f"{path}:1"}
     assert found["settings"]["environment_variables"]["value"] == {"HF_TOKEN": "(hidden)", "MODE": "fast"}
     assert "hush" not in CliRunner().invoke(cli.main, ["config", "--all"]).output
+
+
+def test_a_script_is_the_process_that_was_started(project: Path) -> None:
+    """So a signal to it, or to what started it, leaves no driver behind."""
+    (project / "script.py").write_text("import os, sys\nprint(os.getpid(), *sys.argv[1:])\nsys.exit(7)\n")
+    argv = [sys.executable, "-m", "clustrix", "run", "--environment", "interpreter", "script.py", "a b"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == f"{process.pid} a b\n"
+    assert process.returncode == 7
 
 
 def test_targets_are_completed(project: Path) -> None:
