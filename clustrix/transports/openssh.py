@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from clustrix.errors import AuthenticationFailed, ConfigError, HostKeyError, TransportError
 from clustrix.transports import login as logins
+from clustrix.transports import sshconfig
 from clustrix.transports.posix import PosixTransport
 from clustrix.transports.shell import Pipe
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import IO
 
-    from clustrix.transports.login import Login
+    from clustrix.transports.sshconfig import Login
 
 _READ = 1 << 20
 _BROKEN = 255  # what ssh says when it was ssh that failed
@@ -70,7 +71,7 @@ class OpenSSH(PosixTransport):
 
     @cached_property
     def _login(self) -> Login:
-        return logins.resolve(self._host, **self._resolve)
+        return sshconfig.resolve(self._host, **self._resolve)
 
     @property
     def address(self) -> str:
@@ -81,7 +82,7 @@ class OpenSSH(PosixTransport):
     def _shared(self) -> Sequence[str]:
         """Give the options that lead to the shared connection: the user's own socket, or one of ours."""
         given = self._resolve
-        said = logins.effective(self._host, given["username"], given["port"], given["config_file"])
+        said = sshconfig.effective(self._host, given["username"], given["port"], given["config_file"])
         if (said.get("controlpath") or ["none"])[0] != "none":
             return []
         # The address of a socket must be short, which a home directory need not be.

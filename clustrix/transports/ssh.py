@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clustrix.errors import ConnectionLost, TransportError
 from clustrix.transports import login as logins
+from clustrix.transports import sshconfig
 from clustrix.transports.posix import PosixTransport, Refused
 from clustrix.transports.shell import Pipe
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     import paramiko
 
-    from clustrix.transports.login import Ask, Login
+    from clustrix.transports.login import Ask
+    from clustrix.transports.sshconfig import Login
 
 _WINDOW = 1 << 24  # bytes that may be under way, and that are read at a time: 16 MiB keep a long fat line busy
 _PACKET = 1 << 18
@@ -62,7 +64,7 @@ class SSH(PosixTransport):
 
     @cached_property
     def _login(self) -> Login:
-        return logins.resolve(
+        return sshconfig.resolve(
             self._host,
             port=self._port,
             username=self._username,
@@ -124,7 +126,7 @@ class SSH(PosixTransport):
         for word in last.proxy_jump.split(","):
             user, _, place = word.removeprefix("ssh://").rpartition("@")
             name, colon, port = place.rpartition(":")
-            hop = logins.resolve(
+            hop = sshconfig.resolve(
                 (name if colon else place).strip("[]"),
                 port=int(port) if colon else None,
                 username=user or None,

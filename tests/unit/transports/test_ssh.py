@@ -11,11 +11,11 @@ import paramiko
 import pytest
 
 from clustrix.errors import ConfigError, HostKeyError
-from clustrix.transports import login
+from clustrix.transports import login, sshconfig
 from clustrix.transports.ssh import SSH
 
 KEY, OTHER = paramiko.ECDSAKey.generate(), paramiko.ECDSAKey.generate()
-HERE = login.Login(alias="hpc", hostname="login.example.org", port=2222, username="me")
+HERE = sshconfig.Login(alias="hpc", hostname="login.example.org", port=2222, username="me")
 
 
 def line(names: str, key: paramiko.PKey, marker: str = "") -> str:
@@ -45,27 +45,27 @@ def config(tmp_path: Path) -> Path:
 def test_configuration(config: Path, monkeypatch: pytest.MonkeyPatch, ssh: bool) -> None:
     if not ssh:
         monkeypatch.setattr("shutil.which", lambda name: None)
-    found = login.resolve("hpc", config_file=str(config))
+    found = sshconfig.resolve("hpc", config_file=str(config))
     assert (found.hostname, found.port, found.username, found.connect_timeout) == ("login.example.org", 22, "me", 7)
     assert found.keys == (Path("~/.ssh/hpc").expanduser(),)
     assert found.keys_alone
     assert found.known_hosts[:2] == (Path("/a"), Path("/b"))
     assert found.proxy_jump == "you@gate:23,inner"
     assert found.known_as == "login.example.org"
-    asked = login.resolve("hpc", port=9, username="him", key_file="/k", config_file=str(config))
+    asked = sshconfig.resolve("hpc", port=9, username="him", key_file="/k", config_file=str(config))
     assert (asked.port, asked.username, asked.keys[0]) == (9, "him", Path("/k"))
     assert asked.known_as == "[login.example.org]:9"
-    plain = login.resolve("elsewhere", config_file=str(config))
+    plain = sshconfig.resolve("elsewhere", config_file=str(config))
     assert (plain.hostname, plain.proxy_jump) == ("elsewhere", None)
     assert plain.keys
 
 
 def test_include(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text(f"Include {config.parent}/more\n{config.read_text()}")
-    assert login.resolve("hpc", config_file=str(config)).port == 2200
+    assert sshconfig.resolve("hpc", config_file=str(config)).port == 2200
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(ConfigError, match="Include"):
-        login.resolve("hpc", config_file=str(config))
+        sshconfig.resolve("hpc", config_file=str(config))
 
 
 @pytest.mark.parametrize("host", ["", "-oProxyCommand=touch pwned"])
