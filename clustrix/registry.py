@@ -37,6 +37,7 @@ PLUG_INS: Mapping[str, Mapping[str, PlugIn]] = {
         "process": PlugIn("clustrix.schedulers.process:Process"),
         "sge": PlugIn("clustrix.schedulers.sge:Sge"),
         "slurm": PlugIn("clustrix.schedulers.slurm:Slurm"),
+        "torque": PlugIn("clustrix.schedulers.torque:Torque"),
     },
     "runtimes": {
         "apptainer": PlugIn("clustrix.runtimes.apptainer:Apptainer"),

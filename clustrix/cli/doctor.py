@@ -14,14 +14,14 @@ import click
 
 from clustrix import config
 from clustrix.cli import output
-from clustrix.errors import ClustrixError
+from clustrix.errors import ClustrixError, ConfigError
 from clustrix.model.settings import spellings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from clustrix.model.settings import ClusterConfig
-    from clustrix.schedulers.base import Dialect
+    from clustrix.schedulers.base import Dialect, Namesake
     from clustrix.target import Target
 
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "fail": ("FAIL", "red")}
@@ -218,6 +218,7 @@ def _examine_root(target: Target, name: str) -> Iterator[Finding]:
 def _examine_commands(target: Target, name: str) -> Iterator[Finding]:
     """Look for every command of the scheduler, and for one of the runtime's."""
     from clustrix import registry
+    from clustrix.schedulers.base import Namesake
     from clustrix.target import PLAIN
 
     dialect: Dialect = registry.load("schedulers", PLAIN if target.plain else target.config.backend)()
@@ -237,3 +238,16 @@ def _examine_commands(target: Target, name: str) -> Iterator[Finding]:
             ", ".join(found if enough else [line for line in said if line]),
             f"Ask your site for {what}, or which module holds it.",
         )
+    if isinstance(dialect, Namesake):
+        yield from _examine_version(target, dialect, f"{name}: version")
+
+
+def _examine_version(target: Target, dialect: Namesake, row: str) -> Iterator[Finding]:
+    from shlex import join
+
+    try:
+        version = dialect.parse_version(target.transport.run(join(dialect.version_argv())))
+    except ConfigError as error:
+        yield Finding(row, "fail", error.message, error.remedy)
+    else:
+        yield Finding(row, "ok" if version else "note", version or "it does not say", None)

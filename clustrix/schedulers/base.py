@@ -120,6 +120,19 @@ class Launcher(Protocol):
         ...
 
 
+@runtime_checkable
+class Namesake(Protocol):
+    """Have commands of names that another scheduler's have, too: some dialects are told apart by what they answer."""
+
+    def version_argv(self) -> tuple[str, ...]:
+        """Command that prints whose they are."""
+        ...
+
+    def parse_version(self, completed: Completed) -> str:
+        """Read name and version; ConfigError, with the backend to set, if they are another scheduler's."""
+        ...
+
+
 def job_name(spec: JobSpec) -> str:
     """Make a name that is unique, so that a scheduler can be asked for it, and plain enough for every one of them."""
     name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', spec.name)[:60]}-{spec.id.ulid}"

@@ -1,6 +1,6 @@
 """PBS Professional and OpenPBS: options of qsub(1B), states and exit statuses as ``qstat -f -F json`` prints them.
 
-Facts are those of a server of version 23.06.06 (tests/golden/pbs). Torque, which has no JSON, is another scheduler.
+Facts are those of a server of version 23.06.06 (tests/golden/pbs). Torque, which comes from it, is another scheduler.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from clustrix.errors import (
     UnparsableOutput,
 )
 from clustrix.model.job import End, EndKind, State, TaskStatus
-from clustrix.schedulers.base import Limits, job_name, notice, one_line, printable, refuse, task_command
+from clustrix.schedulers import directives
+from clustrix.schedulers.base import Limits, job_name, notice, printable, refuse, task_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +34,6 @@ _OWN = {"A", "C", "J", "N", "S", "V", "e", "j", "k", "l", "o", "q", "v"}
 _OPTIONS = {"M", "P", "a", "c", "h", "m", "p", "r"}
 _ATTRIBUTES = {"depend", "group_list", "sandbox", "umask"}
 """What is said with -W."""
-_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
-_VALUE = re.compile(r"[\w.,:/@=+*~%^-]+", re.ASCII)
 
 # Asked for several jobs, a qstat built from later sources than 23.06.06 tells in JSON of the first alone. With -E both
 # tell all that they know, and say nothing of the others: those are asked for one by one. A server without history
@@ -73,6 +72,15 @@ status=$?
 printf '%s\n' "$said" | grep -v -e 'Job has finished' -e 'Unknown Job Id' -e 'invalid for state' >&2 || exit 0
 exit $status
 """
+# Torque has commands of the same names, whose options differ. Without -f qsub leaves a process behind for a minute.
+_SUBMIT = """
+version=$(qstat --version 2>&1)
+case $version in *pbs_version*) ;; *[Vv]ersion:*) printf '%s\\n' "$version" >&2; exit 1;; esac
+exec qsub -f "$1"
+"""
+_TORQUE = re.compile(r"^[Vv]ersion:\s*(\S+)", re.MULTILINE)
+_TAKEN_FOR = "the scheduler there is not PBS, it is Torque {}"
+_SET = "Set `backend: torque`."
 _UNREACHABLE = re.compile(r"cannot connect to server|Connection refused|Couldn't connect|Unknown Host|pbsconf error")
 _UNKNOWN = re.compile(r"Unknown Job Id (\S+)|(\S+) Job has finished, use -x")
 _FORGETFUL = "not configured to maintain job history"
@@ -117,7 +125,7 @@ class Pbs:
         lines = [
             "#!/bin/sh",
             f"# {printable(spec.name)}, job {spec.id.ulid}, tasks {offset} to {offset + tasks - 1}",
-            *(f"#PBS {_option(name, value)}" for name, value in options),
+            *(directives.directive(name, value) for name, value in options),
             "",
             f"task=$(({offset} + {self.array_index}))" if tasks > 1 else f"task={offset}",
             f'exec >>{shlex.quote(paths.logs)}/"$task".out 2>&1',
@@ -128,9 +136,9 @@ class Pbs:
         return "\n".join(lines)
 
     def submit_argv(self, spec: JobSpec, script: str) -> tuple[str, ...]:
-        """Submit a script; without -f qsub leaves a process behind for a minute."""
+        """Submit a script, if this is PBS."""
         del spec
-        return ("qsub", "-f", script)
+        return ("sh", "-c", _SUBMIT, "sh", script)
 
     def parse_submit(self, completed: Completed) -> str:
         """Read ``4711.server`` or, of an array, ``4711[].server``."""
@@ -138,6 +146,8 @@ class Pbs:
         if completed.returncode == 0 and lines and re.fullmatch(r"\d+(\[\])?(\.\S+)?", lines[-1]):
             return lines[-1]
         said = completed.stderr_text or completed.stdout_text
+        if other := _TORQUE.search(said):
+            raise SubmitRejected(_TAKEN_FOR.format(other[1]), remedy=_SET)
         if completed.returncode == 0:
             raise UnparsableOutput(f"qsub printed no job id: {said!r}")
         words = "; ".join(line.removeprefix("qsub: ").strip() for line in said.partition("usage:")[0].splitlines())
@@ -187,6 +197,18 @@ class Pbs:
         """Delete jobs."""
         return ("sh", "-c", _CANCEL, "sh", *native_ids)
 
+    def version_argv(self) -> tuple[str, ...]:
+        """Ask qstat."""
+        return ("qstat", "--version")
+
+    def parse_version(self, completed: Completed) -> str:
+        """Read ``pbs_version = 23.06.06``; ConfigError if it is Torque."""
+        said = completed.stdout_text or completed.stderr_text
+        if other := _TORQUE.search(said):
+            raise ConfigError(_TAKEN_FOR.format(other[1]), remedy=_SET)
+        version = re.search(r"pbs_version\s*=\s*(\S+)", said)
+        return f"PBS {version[1]}" if version else said
+
     def limits_argv(self) -> tuple[str, ...] | None:
         """Ask for the server's attributes."""
         return ("qstat", "-B", "-f", "-F", "json")
@@ -206,12 +228,12 @@ def _resources(asked: Resources, *, array: bool) -> Iterator[tuple[str, object]]
         chunk["mem"] = f"{-(-asked.memory_bytes // 1024)}kb"
     if asked.gpus:
         chunk["ngpus"] = asked.gpus
-    whole: dict[str, object] = {} if asked.time is None else {"walltime": _clock(asked.time)}
-    _add("select", chunk, given.pop("select", {}))
-    _add("l", whole, given.pop("l", {}))
+    whole: dict[str, object] = {} if asked.time is None else {"walltime": directives.clock(asked.time)}
+    directives.add("select", chunk, given.pop("select", {}), reserved=":+=")
+    directives.add("l", whole, given.pop("l", {}))
     for name, option in (("queue", "q"), ("account", "A")):
         if (value := getattr(asked, name)) is not None:
-            yield option, _sayable(name, value)
+            yield option, directives.sayable(name, value)
     yield "l", "select=1:" + ":".join(f"{name}={value}" for name, value in chunk.items())
     yield from (("l", f"{name}={value}") for name, value in whole.items())
     # PBS wants arrays to be rerunnable; a subjob that it started a second time would find its work taken, and leave.
@@ -226,7 +248,7 @@ def _resources(asked: Resources, *, array: bool) -> Iterator[tuple[str, object]]
         if name not in _OPTIONS | _ATTRIBUTES:
             raise UnknownOption("PBS option", name, sorted(_OPTIONS | _ATTRIBUTES | {"select", "l"}))
         if value is not False and value is not None:
-            text = ("" if name == "h" else "y") if value is True else _sayable(name, value)
+            text = ("" if name == "h" else "y") if value is True else directives.sayable(name, value)
             yield ("W", f"{name}={text}") if name in _ATTRIBUTES else (name, text)
 
 
@@ -246,44 +268,6 @@ def _refuse(asked: Resources) -> None:
         "gpu_type": table,
     }
     refuse(asked, "PBS", remedies)
-
-
-def _add(option: str, to: dict[str, object], extras: object) -> None:
-    """Add a user's table of resources to ours; in a chunk ``:``, ``+`` and ``=`` mean something."""
-    if not isinstance(extras, dict):
-        raise ConfigError(f"the backend option {option!r} must be a table of resources and values, not {extras!r}")
-    for name, value in extras.items():
-        text = one_line(name, value)
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(text) or (option == "select" and set(text) & set(":+=")):
-            raise ConfigError(f"the resource {name!r}={text!r} cannot be said to PBS")
-        if name in to:
-            raise ConfigError(f"the resource {name!r} is asked for twice", remedy="Use cores, memory, time and gpus.")
-        to[name] = text
-
-
-def _sayable(name: str, value: object) -> str:
-    """Give the text of a user's value, if qsub can read it in a line of options."""
-    text = one_line(name, value)
-    if "'" in text and '"' in text:
-        raise ConfigError(f"{name}={text!r} cannot be said to PBS", remedy="It may hold one kind of quotes, not both.")
-    return text
-
-
-def _option(name: str, value: object) -> str:
-    """Write an option as qsub reads a line of them: in quotes, within which nothing is special."""
-    text = str(value)
-    if not text:
-        return f"-{name}"
-    if re.fullmatch(r"[\w.,:/@=+*~%^\[\]-]+", text, re.ASCII):
-        return f"-{name} {text}"
-    quote = "'" if "'" not in text else '"'
-    return f"-{name} {quote}{text}{quote}"
-
-
-def _clock(length: timedelta) -> str:
-    """Write hours:minutes:seconds, seconds rounded up; PBS knows no days."""
-    seconds = -(-length // timedelta(seconds=1))
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def _key(native_id: str) -> str:

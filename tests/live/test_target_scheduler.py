@@ -32,9 +32,9 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
 REST = "import time\ndef rest(): print('here', flush=True); time.sleep(1000)"
 ONE = "def one(x=1): return x"
-HELD = {"pbs": {"h": True}, "slurm": {"hold": True}, "htcondor": {"hold": True}}
-QUEUE = {"pbs": "queue", "sge": "queue", "slurm": "partition"}
-WARNS = {"pbs", "slurm"}
+HELD = {"pbs": {"h": True}, "torque": {"h": True}, "slurm": {"hold": True}, "htcondor": {"hold": True}}
+QUEUE = {"pbs": "queue", "torque": "queue", "sge": "queue", "slurm": "partition"}
+WARNS = {"pbs", "torque", "slurm"}
 
 
 @pytest.fixture(autouse=True)

@@ -325,8 +325,13 @@ def test_cancelling_what_has_ended_is_no_failure(tmp_path: Path, name: str, *, e
     assert ended or done.stderr
 
 
-def test_accepted() -> None:
-    assert Pbs().submit_argv(job.JOB, "/a b/script.sh") == ("qsub", "-f", "/a b/script.sh")  # no process stays behind
+def test_accepted(tmp_path: Path) -> None:
+    said = {
+        "qstat": "#!/bin/sh\necho pbs_version = 23.06.06",
+        "qsub": '#!/bin/sh\n[ "$*" = "-f /a b/script.sh" ] && echo 102.a',
+    }
+    done = run(tmp_path, Pbs().submit_argv(job.JOB, "/a b/script.sh"), **said)  # without -f a process stays behind
+    assert Pbs().parse_submit(done) == "102.a"
     assert Pbs().parse_submit(completed("qsub_ok")) == "102.hpc-pbs"
     assert Pbs().parse_submit(completed("qsub_array")) == "131[].hpc-pbs"
     with pytest.raises(UnparsableOutput):
@@ -359,6 +364,18 @@ def test_refused_in_its_own_words(name: str, words: str) -> None:
         Pbs().parse_submit(completed(name))
     assert words in str(caught.value)
     assert "usage" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stream", ["", " >&2"])  # 6.1 prints its version to stdout, 4.2 and 5.1 to stderr
+def test_torque_is_not_taken_for_pbs(tmp_path: Path, stream: str) -> None:
+    qstat = f"#!/bin/sh\nprintf 'Version: 6.1.2\\nCommit: 661e092\\n'{stream}"
+    done = run(tmp_path, Pbs().submit_argv(job.JOB, "script.sh"), qstat=qstat, qsub='#!/bin/sh\ntouch "$CALLS"')
+    with pytest.raises(SubmitRejected, match=r"Torque 6\.1\.2\n.*backend: torque"):
+        Pbs().parse_submit(done)
+    assert not (tmp_path / "calls").exists()
+    with pytest.raises(ConfigError, match=r"Torque 6\.1\.2\n.*backend: torque"):
+        Pbs().parse_version(run(tmp_path, Pbs().version_argv(), qstat=qstat))
+    assert Pbs().parse_version(Completed(0, b"pbs_version = 23.06.06\n", b"")) == "PBS 23.06.06"
 
 
 @pytest.mark.parametrize("name", ["server_down_qsub", "server_down_qsub_f", "no_pbs_conf_qsub"])
