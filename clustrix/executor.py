@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
+from clustrix.decorator import RemoteFunction
 from clustrix.errors import ConfigError
 from clustrix.inplace import InPlaceArray, InPlaceJob, inside_a_job
 
@@ -79,4 +80,4 @@ def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
     """Take a function out of @cluster: here the executor says where it runs."""
     if not callable(function):
         raise ConfigError(f"an executor runs functions, not {function!r}")
-    return getattr(function, "local", function) if type(function).__name__ == "RemoteFunction" else function
+    return function.local if isinstance(function, RemoteFunction) else function
