@@ -146,8 +146,10 @@ def test_a_directory_that_is_gone_or_cannot_be_used_is_named(
     monkeypatch.chdir(project)
     (project / "file").write_text("")
     monkeypatch.setenv("CLUSTRIX_STATE_DIR", str(project / "file"))
+    # An environment that no index has to be asked for.
+    (project / "pylock.toml").write_text('lock-version = "1.0"\ncreated-by = "a test"\npackages = []\n')
     with pytest.raises(ConfigError, match=r"cannot use .*/file.*\n  Set CLUSTRIX_STATE_DIR"):
-        prepare(resolve({"target": "local"}))
+        prepare(resolve({"target": "local", "environment": "pylock.toml"}))
 
 
 def test_circles_absent_parents_and_unknown_targets_are_refused(project: Path) -> None:
