@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--time", help='The time limit, "02:00:00".')
 @click.option("--gpus", type=int, help="Accelerators.")
 @click.option("--partition", help="The partition.")
+@click.option("--queue", help="The queue, where the scheduler calls it so.")
 @click.option("--account", help="Who pays.")
 @click.option("--wait", is_flag=True, help="Wait for the end, and show the output.")
 @output.dry_run
