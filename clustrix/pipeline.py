@@ -201,6 +201,9 @@ def _submit(
         except _NOT_ACCEPTED:
             journal.remove(job)
             raise
+        except (TransportError, BackendError) as error:
+            error.remedy = error.remedy or f"It may have been accepted all the same. See: clustrix status {job}"
+            raise
         except KeyboardInterrupt:
             _withdraw(target, record, journal)
             raise

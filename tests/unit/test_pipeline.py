@@ -105,12 +105,14 @@ def test_a_refused_job_leaves_no_record(backend: fakes.FakeBackend, kind: type[C
 
 @pytest.mark.parametrize("kind", [BackendError, ConnectionLost])
 def test_a_job_that_may_have_been_accepted_stays_recorded(
-    backend: fakes.FakeBackend, kind: type[BaseException]
+    backend: fakes.FakeBackend, kind: type[ClustrixError]
 ) -> None:
     backend.refusal = kind("no answer")
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         pipeline.submit(double, (1,), {}, {})
-    assert [record.native_id for record in Journal().list()] == [None]
+    (record,) = Journal().list()
+    assert record.native_id is None
+    assert f"clustrix status {record.id}" in str(caught.value)
 
 
 @pytest.mark.parametrize("answers", [True, False])
