@@ -270,8 +270,9 @@ class DirectoryStore:
                         data = content.read() if content is not None else b""
                         if member.name.endswith(".json"):
                             metadata[index] = data
-                        else:
+                        elif index in metadata:
                             yield RawOutcome(index, metadata.pop(index), data)
+                        # Else its worker has died, or is just about to write the outcome that makes it count.
             except tarfile.TarError as error:
                 raise ConnectionLost(f"reading outcomes of {job.id} was cut: {error}") from error
             if not file.read().endswith(mark):

@@ -186,6 +186,14 @@ class Cut(Local):
             yield iter([b"".join(chunks)[: self.at]])
 
 
+def test_a_value_that_no_outcome_speaks_of_is_none(store: DirectoryStore, tmp_path: Path) -> None:
+    record, directory = job(tmp_path, items=2)
+    place(directory / "outcomes/0.pkl", "half")
+    place(directory / "outcomes/1.pkl", "value")
+    place(directory / "outcomes/1.json", "{}")
+    assert list(store.read(record, [0, 1])) == [RawOutcome(1, b"{}", b"value")]
+
+
 @pytest.mark.parametrize("missing", [1, 40, 12_000])
 def test_a_cut_in_the_middle_of_outcomes_is_noticed(tmp_path: Path, missing: int) -> None:
     record, directory = job(tmp_path, items=3)
