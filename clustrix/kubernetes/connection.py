@@ -237,28 +237,44 @@ class Cluster:
         content_type: str = _JSON,
         timeout: float = _TIMEOUT,
     ) -> Any:  # noqa: ANN401 - urllib3.HTTPResponse
-        """Make one request, as whoever the kubeconfig says we are."""
+        """Make one request, as whoever the kubeconfig says we are; once more where it says another by now."""
+        headers = {
+            "Accept": accept,
+            "User-Agent": "clustrix",
+            **({} if body is None else {"Content-Type": content_type}),
+        }
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        place = f"{path}{'?' if given else ''}{urlencode(given)}"
+        data = None if body is None else json.dumps(body).encode()
+        who = self._login()
+        answer = self._request(method, place, data, {**headers, **who[0]}, timeout)
+        if answer.status == _UNAUTHORIZED:
+            if self._login() == who:
+                self.__dict__.pop("_client", None)  # what logs us in may know better by now, or whoever called it
+            anew = self._login()
+            if anew != who:
+                answer.drain_conn()
+                answer = self._request(method, place, data, {**headers, **anew[0]}, timeout)
+        return answer
+
+    def _login(self) -> tuple[Mapping[str, str], str | None]:
+        """Say who we are: headers and the file of a certificate."""
+        settings = self._client[0].configuration
+        with kubeconfig.plugins() as said:  # a token that has run out is asked for anew
+            rows = settings.auth_settings().values()
+        kubeconfig.complain(said, self.context)
+        return {row["key"]: row["value"] for row in rows if row["in"] == "header" and row["value"]}, settings.cert_file
+
+    def _request(self, method: str, place: str, data: bytes | None, headers: Mapping[str, str], timeout: float) -> Any:  # noqa: ANN401 - urllib3.HTTPResponse
         import urllib3
         from urllib3.exceptions import HTTPError, SSLError
 
         api = self._client[0]
-        headers = {"Accept": accept, "User-Agent": "clustrix"}
         settings = api.configuration
-        with kubeconfig.plugins() as said:  # a token that has run out is asked for anew
-            logins = settings.auth_settings()
-        kubeconfig.complain(said, self.context)
-        for row in logins.values():
-            if row["in"] == "header" and row["value"]:
-                headers[row["key"]] = row["value"]
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            headers["Content-Type"] = content_type
         try:
             return api.rest_client.pool_manager.request(
                 method,
-                f"{settings.host}{path}{'?' if given else ''}{urlencode(given)}",
+                f"{settings.host}{place}",
                 body=data,
                 headers=headers,
                 timeout=urllib3.Timeout(connect=_CONNECT, read=timeout),

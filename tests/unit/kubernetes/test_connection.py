@@ -158,6 +158,17 @@ def test_who_logs_in_again_is_known_at_once(cluster, server, tmp_path):
     assert headers["authorization"] == "Bearer another"
 
 
+def test_a_login_that_was_replaced_meanwhile_is_taken_up_in_the_same_request(cluster, server, tmp_path):
+    """Programs that log in do not always say how long what they give is good for."""
+    server.answers = [(200, {}), status(401, "Unauthorized", "Unauthorized"), (200, {"a": 1})]
+    cluster.job("j")
+    place = tmp_path / "config"
+    place.write_text(place.read_text().replace("t0ken", "another"))
+    assert cluster.job("j") == {"a": 1}
+    sent = [{name.lower(): value for name, value in row[3].items()}["authorization"] for row in server.asked]
+    assert sent == ["Bearer t0ken", "Bearer t0ken", "Bearer another"]
+
+
 def test_a_server_that_is_busy_or_goes_away_is_asked_again(cluster, server):
     server.answers = [status(429, "TooManyRequests", "later"), (None, None), (201, {"kind": "Job"})]
     assert cluster.create(cluster.path("jobs"), {}) == {"kind": "Job"}
