@@ -24,7 +24,7 @@ _QUOTA = re.compile(r"exceeded quota: .*?requested: (?P<requested>.*), used: .*,
 _QUANTITY = re.compile(r"(?P<number>[0-9.]+(?:e[0-9]+)?)(?P<suffix>[a-zA-Z]*)")
 _SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _SUFFIXES |= {f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", 1)}
-_SUBMITTING = 900.0  # seconds that a submission takes at most, whatever is asked again
+SUBMITTING = 900.0  # seconds that a submission takes at most, whatever is asked again
 _SLOW = 10.0  # seconds after which it is asked what keeps containers from being made
 _HINDRANCES = {"FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox"}
 _FINAL = ("forbidden", "denied", "invalid", "not found")
@@ -45,7 +45,7 @@ def forsaken(job: Document, now: float) -> End | None:
     """
     queued = names.QUEUE in (job["metadata"].get("labels") or {})
     untouched = job["spec"].get("suspend") and job["metadata"].get("generation") == 1
-    if queued or not untouched or now - made(job) < _SUBMITTING:
+    if queued or not untouched or now - made(job) < SUBMITTING:
         return None
     return End(kind=EndKind.UNSCHEDULABLE, message="its client died while it was submitting it")
 

@@ -31,13 +31,17 @@ class Leftovers:
 
 
 def look(cluster: Cluster, before: float) -> Leftovers:
-    """Look for what is older than ``before``, in seconds since the epoch; two requests."""
+    """Look for what is older than ``before``, in seconds since the epoch; two requests, and one for each in a queue."""
     ours = f"{names.MANAGED_BY}={names.OURS}"
     found: dict[str, list[Mapping[str, Any]]] = {}
     for job in cluster.jobs(ours):
         found.setdefault(names.ulid_of(job) or "", []).append(job)
     old = {ulid: parts for ulid, parts in found.items() if max(map(fate.changed, parts)) < before}
-    ended = {ulid: len(json.dumps(parts)) for ulid, parts in old.items() if not any(map(_may_go_on, parts))}
+    ended = {
+        ulid: len(json.dumps(parts))
+        for ulid, parts in old.items()
+        if not any(_may_go_on(cluster, part) for part in parts)
+    }
     needed = {
         key
         for ulid, parts in found.items()
@@ -73,8 +77,15 @@ def remove(cluster: Cluster, jobs: Iterable[str], bundles: Iterable[str]) -> lis
     return gone
 
 
-def _may_go_on(job: Mapping[str, Any]) -> bool:
-    return fate.unfinished(job) and not fate.forsaken(job, time.time())
+def _may_go_on(cluster: Cluster, job: Mapping[str, Any]) -> bool:
+    """Tell whether a Job may still begin or end; one that Kueue begins never will without its Secret."""
+    if not fate.unfinished(job) or fate.forsaken(job, time.time()):
+        return False
+    if names.QUEUE not in job["metadata"]["labels"] or time.time() - fate.made(job) < fate.SUBMITTING:
+        return True
+    return (
+        cluster.get(cluster.path("secrets", names.job_name(names.ulid_of(job) or "")), only_metadata=True) is not None
+    )
 
 
 def _mounted(job: Mapping[str, Any]) -> list[str]:

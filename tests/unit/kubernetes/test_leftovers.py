@@ -35,6 +35,9 @@ class Cluster:
         every = names.MANAGED_BY in selector
         return [job for job in self._jobs if every or job["metadata"]["labels"][names.JOB] in selector]
 
+    def get(self, path, **_):
+        return None if path == "secrets/clustrix-halfqueued" else {}
+
     def listing(self, path, **_):
         return self._bundles, "1"
 
@@ -53,14 +56,15 @@ def test_the_old_goes_and_what_others_need_stays():
             job("HALF", b, offset=100),
             job("FORSAKEN", d, generation=1, spec={"suspend": True}),
             job("FORSAKEN", d, offset=100, status=ENDED),
+            job("HALFQUEUED", d, spec={"suspend": False}, labels={names.QUEUE: "q", names.JOB: "halfqueued"}),
             job("QUEUED", b, generation=1, spec={"suspend": True}, labels={names.QUEUE: "q", names.JOB: "queued"}),
             job("CANCELLED", d, annotations={names.CANCELLED: "true", names.BUNDLES: names.bundle_key(d)}),
         ],
         [bundle(a), bundle(b), bundle(c), bundle(d), bundle("sha256:" + "e" * 64, made=NEW)],
     )
     found = leftovers.look(cluster, NOW - 86400)
-    assert found.there == {"ENDED", "RUNS", "YOUNG", "CANCELLED", "HALF", "FORSAKEN", "QUEUED"}
-    assert found.jobs.keys() == {"ENDED", "CANCELLED", "FORSAKEN"}
+    assert found.there == {"ENDED", "RUNS", "YOUNG", "CANCELLED", "HALF", "FORSAKEN", "QUEUED", "HALFQUEUED"}
+    assert found.jobs.keys() == {"ENDED", "CANCELLED", "FORSAKEN", "HALFQUEUED"}
     assert found.kept == dict.fromkeys(("RUNS", "HALF", "QUEUED"), "it has not ended")
     assert found.bundles.keys() == {names.bundle_name(c), names.bundle_name(d)}
 
