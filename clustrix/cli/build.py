@@ -173,8 +173,14 @@ def _load(text: str) -> Image:
 
     place, _, name = text.rpartition(":")
     if not place or not Path(place).is_file():
-        raise ConfigError(f"--image {text}: no such file", remedy="Write it as FILE.py:NAME.")
-    found = runpy.run_path(place).get(name)
+        what = f"there is no {place}" if place else "it names no Image"
+        raise ConfigError(f"--image {text}: {what}", remedy="Write it as FILE.py:NAME.")
+    try:
+        found = runpy.run_path(place).get(name)
+    except Exception as error:
+        raise ConfigError(
+            f"{place} cannot be run: {type(error).__name__}: {error}", remedy="CLUSTRIX_DEBUG=1 shows where."
+        ) from error
     if not isinstance(found, Image):
         raise ConfigError(f"{place} has no Image called {name!r}", remedy="Write it as FILE.py:NAME.")
     return found

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from clustrix.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # https://www.debian.org/doc/debian-policy/ch-controlfields.html#source, and apt-get(8)
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 VENV = "/opt/clustrix/venv"
 """Where the environment stands in an image that we built."""
 
@@ -58,7 +59,8 @@ class Image:
         cls, path: str, *, base: str | None = None, extras: tuple[str, ...] = (), groups: tuple[str, ...] = ()
     ) -> Image:
         """Bake a uv.lock, pylock.toml or requirements.txt; extras and groups are never implied."""
-        return cls(ImageSource.LOCK, str(path), base=base, extras=tuple(extras), groups=tuple(groups))
+        chosen = (_texts("extras", extras), _texts("groups", groups))
+        return cls(ImageSource.LOCK, str(path), base=base, extras=chosen[0], groups=chosen[1])
 
     @classmethod
     def from_script(cls, path: str, *, base: str | None = None) -> Image:
@@ -81,7 +83,7 @@ class Image:
     def apt_install(self, *packages: str) -> Image:
         """Add packages of the base's distribution, by Docker or Podman: ``name``, ``name=version``."""
         self._built_here("apt_install")
-        if wrong := [package for package in packages if not _PACKAGE.fullmatch(package)]:
+        if wrong := [package for package in _texts("apt_install", packages) if not _PACKAGE.fullmatch(package)]:
             raise ConfigError(
                 f"{wrong[0]!r} is no apt package", remedy="Write name, name=version or name:architecture."
             )
@@ -90,7 +92,7 @@ class Image:
     def pip_install(self, *requirements: str) -> Image:
         """Add requirements (PEP 508) to what is locked."""
         self._built_here("pip_install")
-        return replace(self, requirements=(*self.requirements, *requirements))
+        return replace(self, requirements=(*self.requirements, *_texts("pip_install", requirements)))
 
     def add_files(self, source: str, target: str) -> Image:
         """Copy a file or directory of this machine to an absolute path of the image."""
@@ -102,8 +104,11 @@ class Image:
     def env(self, variables: Mapping[str, str] | None = None, /, **more: str) -> Image:
         """Set environment variables inside the image. They can be read by whoever can pull it: no secrets."""
         self._built_here("env")
-        merged = {**dict(self.variables), **(variables or {}), **more}
-        return replace(self, variables=tuple(sorted(merged.items())))
+        new = {**(variables or {}), **more}
+        for name, value in new.items():
+            if not _VARIABLE.fullmatch(name) or not isinstance(value, str):
+                raise ConfigError(f"env: {name!r} is no name, or not set to a text", remedy='Write: env(THREADS="8").')
+        return replace(self, variables=tuple(sorted({**dict(self.variables), **new}.items())))
 
     def _built_here(self, verb: str) -> None:
         if self.source is ImageSource.REGISTRY:
@@ -111,6 +116,14 @@ class Image:
                 f"{verb} does not change an image from a registry ({self.location})",
                 remedy="Use it as a base: Image.from_environment(base=...).",
             )
+
+
+def _texts(what: str, given: Iterable[str]) -> tuple[str, ...]:
+    """Take texts, and no text for the list of its letters, nor a list for one of them."""
+    texts = () if isinstance(given, str) else tuple(given)
+    if isinstance(given, str) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{what} takes texts one by one, not {given!r}")
+    return texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

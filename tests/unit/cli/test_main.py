@@ -88,6 +88,17 @@ def test_a_file_that_cannot_be_used_is_no_traceback(monkeypatch: pytest.MonkeyPa
     assert (done.exit_code, "error[ConfigError]: cannot use absent/file: No such file" in done.stderr) == (2, True)
 
 
+def test_an_image_of_a_file_that_fails_is_told_of_in_a_sentence(project: Path) -> None:
+    (project / "bad.py").write_text("1 / 0\n")
+    for text, words in {
+        "bad.py:IMAGE": "bad.py cannot be run: ZeroDivisionError: division by zero",
+        "bad.py": "it names no Image",
+        "absent.py:IMAGE": "there is no absent.py",
+    }.items():
+        done = CliRunner().invoke(cli.main, ["build", "--image", text])
+        assert (done.exit_code, words in done.stderr, "Traceback" in done.output) == (2, True, False)
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLUSTRIX_DEBUG", "1")
     assert isinstance(CliRunner().invoke(cli.main, ["config", "--target", "x"]).exception, errors.UnknownOption)

@@ -35,6 +35,10 @@ def test_every_method_gives_a_new_one_that_can_be_a_key() -> None:
         (lambda: Image.from_registry("a/b:1").pip_install("six"), ConfigError, "does not change an image"),
         (lambda: Image.from_registry("a/b:1").env(A="1"), ConfigError, "does not change an image"),
         (lambda: Image.from_registry("a/b:1").add_files("a", "/a"), ConfigError, "does not change an image"),
+        (lambda: Image.from_environment().pip_install(["six"]), ConfigError, "pip_install takes texts one by one"),
+        (lambda: Image.from_lock("uv.lock", extras="gpu"), ConfigError, "extras takes texts one by one, not 'gpu'"),
+        (lambda: Image.from_environment().env(A=1), ConfigError, "'A' is no name, or not set to a text"),
+        (lambda: Image.from_environment().env({"A=B": "1"}), ConfigError, "'A=B' is no name"),
         (lambda: Image.from_environment().add_files("a", "relative"), ConfigError, "absolute path"),
     ],
 )
