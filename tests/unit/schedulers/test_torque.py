@@ -249,6 +249,12 @@ def test_cancelling_what_has_ended_is_no_failure(tmp_path: Path, name: str, *, e
     assert ended or done.stderr
 
 
+def test_cancelling_twice_is_no_failure(tmp_path: Path) -> None:
+    """What req_delete.c of 6.1.2 answers while MOM is still at the first."""
+    qdel = "echo 'qdel: Invalid request MSG=job cancel in progress 2.torque-here' >&2; exit 156"
+    assert run(tmp_path, Torque().cancel_argv(["2.torque-here"]), qdel=qdel).returncode == 0
+
+
 def test_accepted(tmp_path: Path) -> None:
     commands = {"qstat": answers("version", tmp_path), "qsub": '[ "$*" = "/a b/script.sh" ] && echo 1.a'}
     done = run(tmp_path, Torque().submit_argv(job.JOB, "/a b/script.sh"), **commands)
@@ -389,6 +395,7 @@ def test_options(asked: dict[str, Any], expected: list[str]) -> None:
     text = script(**asked)
     assert expected in options(text)
     assert text.count("\n#PBS") == len(options(text))
+    assert [option[0] for option in options(text)].count("-r") == 1
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\n#PBS -q other", "a\0b", "a\x1b[2J", "\"both' kinds"])
