@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # What only a client does. The rest may be imported by user code inside a job.
 _CLIENT = frozenset(
-    {"artifacts", "backends", "build", "bundle", "capture", "cli", "engines", "kubernetes", "locking"}
-    | {"notebook", "oci", "placement", "publish", "records", "runtimes", "schedulers", "specification", "stores"}
-    | {"target", "transports", "trial"}
+    {"artifacts", "backends", "bases", "build", "buildjob", "bundle", "capture", "cli", "engines", "inventory"}
+    | {"kubernetes", "locking", "mpi", "notebook", "oci", "placement", "publish", "records", "registry", "runtimes"}
+    | {"schedulers", "specification", "stores", "target", "transports", "trial"}
 )
 _CONTRACTS = frozenset({"stores/__init__.py", "stores/base.py"})  # which status.py and watch.py name
 

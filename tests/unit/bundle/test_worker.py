@@ -57,6 +57,16 @@ def test_what_user_code_names_can_be_imported_in_a_job(bundle):
     assert str(bundle.path) in done.stdout
 
 
+def test_all_that_travels_stands_by_itself(bundle):
+    """A module that needs what only clients have would be dead weight of every job."""
+    with zipfile.ZipFile(bundle.path) as archive:
+        files = [name for name in archive.namelist() if name.startswith("clustrix/") and name.endswith(".py")]
+    names = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in files]
+    modules = [name for name in names if not name.endswith("__main__")]
+    done = inside(bundle, f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_only_a_client_can_do_says_so(bundle):
     done = inside(bundle, "from clustrix import job\njob('x')")
     assert "ConfigError: clustrix.job works where jobs are submitted" in done.stderr
