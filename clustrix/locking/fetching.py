@@ -136,7 +136,7 @@ def _check_status(status: int, file: LockedFile) -> None:
     if status in _UNAUTHORISED:
         raise LockError(
             f"{host} refuses {file.filename} (HTTP {status})",
-            remedy=f"Put the credentials for {host} into ~/.netrc, the index's URL or UV_INDEX_NAME_PASSWORD.",
+            remedy=f"Put the credentials for {host} into ~/.netrc, UV_INDEX or UV_INDEX_NAME_PASSWORD.",
         )
     if status != _TOO_MANY_REQUESTS and 400 <= status < _SERVER_ERRORS:  # noqa: PLR2004 - the class of client errors
         raise LockError(f"{file.url} answers HTTP {status}", remedy="The index no longer has this file: lock again.")

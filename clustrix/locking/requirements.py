@@ -34,6 +34,8 @@ _BY_UV = {
 }
 """Options that uv reads from the file by itself."""
 _BY_US = {"--pre", "--require-hashes"}
+_INDEXES = {"-i", "--index-url", "--extra-index-url", "-f", "--find-links"}
+_USER = re.compile(r"https?://[^/@\s]+@")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HASH = re.compile(r"--hash[= ]sha256:([0-9a-fA-F]{64})")
@@ -94,6 +96,11 @@ def _option(line: str, path: Path, found: Requirements) -> None:
         raise LockError(
             f"{path}: {name} cannot be honoured here",
             remedy="Remove it, or set the like in uv's configuration (https://docs.astral.sh/uv/reference/settings/).",
+        )
+    if name in _INDEXES and _USER.search(line):
+        raise LockError(
+            f"{path}: the URL after {name} holds a user or password",
+            remedy="Put it into ~/.netrc or UV_INDEX: files are fetched by their lock, which holds no secrets.",
         )
     found.prereleases |= name == "--pre"
     found.require_hashes |= name == "--require-hashes"

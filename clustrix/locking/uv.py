@@ -104,7 +104,9 @@ def _error(words: str) -> ClustrixError:
             remedy="Change the version, or name the index that has it (UV_INDEX, UV_FIND_LINKS, pip's configuration).",
         )
     remedy = None
-    if "Failed to fetch" in words or "error sending request" in words:
+    if "401 Unauthorized" in words or "403 Forbidden" in words:
+        remedy = "Put the credentials for the index into ~/.netrc, UV_INDEX or UV_INDEX_NAME_PASSWORD."
+    elif "Failed to fetch" in words or "error sending request" in words:
         remedy = "Check the network, and which index is configured for uv or pip."
     elif "Failed to initialize cache" in words:
         remedy = "Set UV_CACHE_DIR to a directory that you may write to."

@@ -41,6 +41,8 @@ def test_without_hashes(tmp_path: Path) -> None:
     [
         ("--trusted-host h\nsix\n", "--trusted-host cannot be honoured"),
         ("--use-feature=fast\n", "--use-feature cannot be honoured"),
+        ("--index-url https://me:hunter2@h/simple\nsix\n", "the URL after --index-url holds a user or password"),
+        ("-f=https://${TOKEN}@h/simple\n", "the URL after -f holds a user"),
         ("six --global-option=x\n", "six: --global-option cannot be honoured"),
         (f"six==1 --hash=sha256:{A}\nrich\n", "has hashes, but none for rich"),
         ("--require-hashes\nrich\n", "has hashes, but none for rich"),

@@ -77,6 +77,7 @@ FAILED = "error: No solution found when resolving dependencies\n  cause: Because
         (f"{FAILED}no-such was not found in the package registry", UnsupportedPackage, "^no-such cannot be had"),
         (f"{FAILED}only six<=2.0 is available and you require", UnsupportedPackage, "^six cannot be had"),
         ("error: The lockfile at `uv.lock` needs to be updated, but `--locked` was", LockError, "out of date"),
+        ("error: x\n  cause: status client error (401 Unauthorized)", LockError, "~/.netrc"),
         ("error: Failed to initialize cache at `/x`", LockError, "UV_CACHE_DIR"),
         ("error: something new", LockError, "uv says:\nerror: something new"),
     ],
