@@ -52,6 +52,7 @@ _SET = "Set `backend: pbs`."
 _UNREACHABLE = re.compile(r"[Cc]annot connect to (?:default )?server|Unable to communicate with|trqauthd|Time ?out")
 _UNKNOWN = re.compile(r"Unknown Job Id Error (\S+)")
 _VARIABLES = re.compile(r"<Variable_List>.*</Variable_List>", re.DOTALL)
+_JOB = re.compile(r"<Job>(.*?)</Job>", re.DOTALL)
 _FACT = re.compile(r"<(\w+)>([^<]*)</\1>")
 
 # job_state of qstat(1B): T moves, W waits for its time; S is suspended, E exits.
@@ -266,10 +267,9 @@ def _key(native_id: str) -> str:
 
 def _jobs(text: str) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Read the documents that qstat printed one after the other; older ones write ``&`` and ``<`` as they are."""
-    rest = re.sub(r"<\?xml[^>]*\?>|</?Data>", "", text).strip()
-    if rest and not re.fullmatch(r"(?:<Job>.*</Job>\s*)+", rest, re.DOTALL):
+    if rest := _JOB.sub("", re.sub(r"<\?xml[^>]*\?>|</?Data>", "", text)).strip():
         raise UnparsableOutput(f"qstat printed no XML: {rest[:200]!r}")
-    for job in re.findall(r"<Job>(.*?)</Job>", rest, re.DOTALL):
+    for job in _JOB.findall(text):
         said = {name: html.unescape(value) for name, value in reversed(_FACT.findall(_VARIABLES.sub("", job)))}
         if "Job_Id" not in said or "job_state" not in said:
             raise UnparsableOutput(f"qstat speaks of a job without id or state: {job[:200]!r}")
