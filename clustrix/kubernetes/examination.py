@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from clustrix.errors import AccessDenied, ClustrixError
-from clustrix.kubernetes import names
+from clustrix.kubernetes import names, options, template
 from clustrix.kubernetes.connection import RIGHTS
 
 if TYPE_CHECKING:
@@ -36,9 +36,21 @@ def examine(place: Place) -> Iterator[Row]:
         f"Ask whoever runs namespace {cluster.space} for them; the chart has a Role that holds them all.",
     )
     if not any("configmaps" in right for right in missing):
-        there = cluster.get(cluster.path("configmaps", names.DEFAULTS), only_metadata=True) is not None
-        yield "chart", "ok", f"{names.DEFAULTS} is {'there' if there else 'not there: no defaults, no policy'}", None
+        yield _chart(place)
     yield from _registry(place)
+
+
+def _chart(place: Place) -> Row:
+    """See whether what the chart says for all jobs can be said of any."""
+    cluster, given = place.cluster, place.defaults
+    if cluster.get(cluster.path("configmaps", names.DEFAULTS), only_metadata=True) is None:
+        return "chart", "ok", f"{names.DEFAULTS} is not there: no defaults, no policy", None
+    try:
+        template.check(given.pod_template, "the chart's pod_template")
+        options.read(given.backend_options)
+    except ClustrixError as error:
+        return "chart", "fail", error.message, f"Ask whoever runs namespace {cluster.space} to mend its values."
+    return "chart", "ok", f"{names.DEFAULTS} is there", None
 
 
 def _version(place: Place) -> Iterator[Row]:
