@@ -120,8 +120,7 @@ class Torque:
             raise SubmitRejected(_TAKEN_FOR.format(other[1]), remedy=_SET)
         if completed.returncode == 0:
             raise UnparsableOutput(f"qsub printed no job id: {said!r}")
-        lines = [line.strip("[]\t ").removeprefix("qsub: ") for line in said.partition("usage:")[0].splitlines()]
-        words = "; ".join(line for line in lines if line)
+        words = _words(said)
         if _UNREACHABLE.search(said):
             raise BackendError(f"Torque does not answer: {words}")
         raise SubmitRejected(f"Torque refused the job: {words or f'qsub ended with {completed.returncode}'}")
@@ -149,7 +148,7 @@ class Torque:
         (answer,) = answers
         said = answer.stderr_text
         if _UNREACHABLE.search(said):
-            raise BackendError(f"Torque does not answer: {said}")
+            raise BackendError(f"Torque does not answer: {_words(said)}")
         unknown = {_key(native_id) for native_id in _UNKNOWN.findall(said)}
         known: dict[str, dict[int, TaskStatus]] = {}
         for native_id, job in _jobs(answer.stdout_text):
@@ -258,6 +257,12 @@ def _warn(limit: timedelta | None) -> Iterator[str]:
         seconds = max(1, limit // timedelta(seconds=1) - ahead)
         tell = f"sleep {seconds} && kill -XCPU $$ && sleep {ahead - 1} && kill -TERM $$"
         yield f"({tell}) </dev/null >/dev/null 2>&1 &"
+
+
+def _words(said: str) -> str:
+    """Write a complaint as one line: each thing once, and not how the command is used."""
+    lines = (line.strip("[]. \t") for line in said.partition("usage:")[0].splitlines())
+    return "; ".join(dict.fromkeys(line.removeprefix("qsub: ") for line in lines if line))
 
 
 def _key(native_id: str) -> str:

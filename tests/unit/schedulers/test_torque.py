@@ -173,7 +173,10 @@ def test_several_jobs(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("server_down_qstat", "Torque does not answer"),
+        (
+            "server_down_qstat",
+            r"Torque does not answer: Unable to communicate with torque-here\(192\.0\.2\.5\); Cannot ",
+        ),
         ("trqauthd_down_qstat", "Torque does not answer"),
         ("other_user_qstat", "says nothing of 59.torque-here: qstat: Unauthorized Request"),
     ],
