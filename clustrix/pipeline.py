@@ -16,6 +16,7 @@ from clustrix.bundle import code, worker
 from clustrix.errors import (
     AuthenticationFailed,
     BackendError,
+    ClustrixError,
     ConfigError,
     DiskFull,
     HostKeyError,
@@ -220,7 +221,7 @@ def _withdraw(target: Target, record: JobRecord, journal: Journal) -> None:
         target.backend.cancel([record])
         target.store.remove(record)
         journal.remove(record.id)
-    except (TransportError, BackendError, StoreError, KeyboardInterrupt) as error:
+    except (ClustrixError, KeyboardInterrupt) as error:
         say(f"{record.id} may have been accepted and go on: clustrix cancel {record.id} ({error!r})")
     else:
         say(f"{record.id} is cancelled")
