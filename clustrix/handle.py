@@ -222,8 +222,15 @@ class JobArray(_Handle):
     def __len__(self) -> int:
         return self._course.record.items
 
-    def __getitem__(self, index: int) -> Job:
+    @overload
+    def __getitem__(self, index: int) -> Job: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Job, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Job | tuple[Job, ...]:
         place = range(len(self))[index]  # IndexError and negative numbers, as everywhere
+        if isinstance(place, range):
+            return tuple(self[item] for item in place)
         return self._jobs.get(place) or self._jobs.setdefault(place, Job(self._course, place))
 
     def __iter__(self) -> Iterator[Any]:

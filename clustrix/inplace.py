@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -60,7 +60,12 @@ class InPlaceArray:
     def __len__(self) -> int:
         return len(self.jobs)
 
-    def __getitem__(self, index: int) -> InPlaceJob:
+    @overload
+    def __getitem__(self, index: int) -> InPlaceJob: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[InPlaceJob, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> InPlaceJob | tuple[InPlaceJob, ...]:
         return self.jobs[index]
 
     def __iter__(self) -> Iterator[Any]:

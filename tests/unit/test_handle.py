@@ -24,6 +24,7 @@ def test_results_come_in_order_whatever_ends_first(site: FakeSite) -> None:
     assert list(results) == [10, 20]
     assert [job.index for job in array.as_completed(timeout=60)] == [0, 1, 2]
     assert len(array) == 3
+    assert array[1:] == (array[1], array[-1])
     with pytest.raises(IndexError):
         array[3]
 
