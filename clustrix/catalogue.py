@@ -42,11 +42,12 @@ def find(name: str) -> JobRecord:
     try:
         return Journal().find(name)
     except UnknownJob:
-        # Submitted from elsewhere: whoever reaches the target finds the record beside the job.
+        # Submitted from elsewhere: whoever reaches the target finds the record beside the job, or says that it is not.
+        whole = None
         with contextlib.suppress(UnknownJob):
             whole = JobId.parse(name)
-            if whole.target in config.load().target_names:
-                return targets.of(config.load().resolve(whole.target)).store.record(whole.ulid)
+        if whole is not None and whole.target in config.load().target_names:
+            return targets.of(config.load().resolve(whole.target)).store.record(whole.ulid)
         raise
 
 

@@ -139,7 +139,10 @@ class Journal:
             return None
 
     def _unknown(self, name: str) -> UnknownJob:
-        return UnknownJob(f"no job {name!r} in the journal {self._directory}", remedy="See: clustrix jobs")
+        return UnknownJob(
+            f"no job {name!r} in the journal {self._directory}",
+            remedy="See: clustrix jobs. One that another machine submitted is found by its whole id, TARGET/ULID.",
+        )
 
     def _sync(self) -> None:
         """Flush the directory, where the system can (not on Windows)."""

@@ -72,7 +72,8 @@ def test_help_lists_all_commands_and_imports_none_of_them() -> None:
         (["env", "diff", "absent.toml"], 3, "error[CaptureError]: there is no "),
         (["env", "diff", "--insecure-registry", "oci:x"], 2, "for an image of a registry"),
         (["status", "nonsense"], 5, "no job 'nonsense'"),
-        (["status", "local/01ARZ3NDEKTSV4RRFFQ69G5FAV"], 5, "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+        (["status", "nonsense"], 5, "is found by its whole id"),
+        (["status", "local/01ARZ3NDEKTSV4RRFFQ69G5FAV"], 5, "there is no job 01ARZ3NDEKTSV4RRFFQ69G5FAV below"),
     ],
 )
 def test_errors_are_a_sentence_and_a_status(argv: list[str], status: int, words: str) -> None:
