@@ -35,9 +35,10 @@ exit 0
 
 _LOOK = """look() { cd "$1" && grep -s '' native-id native-id-[0-9]* /dev/null; }
 """
-# The same once a submission that is under way has come to its end.
-_SETTLED = """look() {
-  [ -d "$1" ] || sleep 1
+# The same once a submission that is under way has come to its end; one that was just sent may be about to begin.
+_SETTLED = """began=$(date +%s)
+look() {
+  [ -d "$1" ] || [ "$(date +%s)" -gt "$began" ] || sleep 1
   cd "$1" || return
   round=0
   while read -r host shell 2>/dev/null <submitter && [ "$host" = "$(uname -n)" ] && kill -0 "$shell" 2>/dev/null &&
