@@ -11,8 +11,8 @@ from clustrix import target as targets
 from clustrix.errors import ClustrixError, UnknownJob
 from clustrix.handle import Job, JobArray, attach
 from clustrix.journal import Journal
-from clustrix.model.job import JobId, JobRecord
-from clustrix.status import JobStatus, survey
+from clustrix.model.job import JobId, JobRecord, JobStatus
+from clustrix.status import survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,8 +74,8 @@ def statuses(records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus | Clustri
             found.update(dict.fromkeys((record.id for record in group), error))
             continue
         found.update(said)
-        for status in said.values():
+        for identity, status in said.items():
             if status.state.ended:
                 with contextlib.suppress(UnknownJob):  # found at its target, not submitted from here
-                    journal.update(status.id, state=status.state)
+                    journal.update(identity, state=status.state)
     return found

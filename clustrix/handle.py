@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from clustrix.course import Course, Site
-    from clustrix.model.job import JobId, JobRecord
+    from clustrix.model.job import JobId, JobRecord, JobStatus
     from clustrix.model.usage import Usage
-    from clustrix.status import JobStatus
 
 _ANSWER = 30.0  # seconds that a target may take to say for the first time what has ended
 

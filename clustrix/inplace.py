@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from clustrix.model.job import JobStatus, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -39,6 +41,18 @@ class InPlaceJob(Future[Any]):
     def wait(self, timeout: float | None = None, *, stream_to: TextIO | None = None) -> bool:  # noqa: ARG002
         """Say that it has ended."""
         return True
+
+    def status(self) -> JobStatus:
+        """Say how it ended."""
+        return _status([self])
+
+    @overload
+    def logs(self, *, follow: Literal[False] = False) -> str: ...
+    @overload
+    def logs(self, *, follow: Literal[True]) -> Iterator[str]: ...
+    def logs(self, *, follow: bool = False) -> str | Iterator[str]:
+        """Give nothing: its output has been seen."""
+        return iter(()) if follow else ""
 
     def __await__(self) -> Generator[Any, None, Any]:
         yield from ()
@@ -95,6 +109,18 @@ class InPlaceArray:
         """Say that all have ended."""
         return True
 
+    def status(self) -> JobStatus:
+        """Say how they ended."""
+        return _status(self.jobs)
+
+    @overload
+    def logs(self, *, task: int = ..., follow: Literal[False] = False) -> str: ...
+    @overload
+    def logs(self, *, follow: Literal[True]) -> Iterator[str]: ...
+    def logs(self, *, task: int = 0, follow: bool = False) -> str | Iterator[str]:  # noqa: ARG002
+        """Give nothing: their output has been seen."""
+        return iter(()) if follow else ""
+
     def cancel(self) -> bool:
         """Cancel nothing: all have ended."""
         return False
@@ -108,3 +134,9 @@ class InPlaceArray:
     def retry_failed(self) -> InPlaceArray:
         """Call the failed items once more."""
         return InPlaceArray(self._function, [self._calls[index] for index in self.failed])
+
+
+def _status(jobs: Sequence[InPlaceJob]) -> JobStatus:
+    failed = sum(job.exception() is not None for job in jobs)
+    state = State.FAILED if failed else State.SUCCEEDED
+    return JobStatus(id=None, state=state, items=len(jobs), finished=len(jobs), failed=failed)

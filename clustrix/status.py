@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clustrix.conclusion import conclude
 from clustrix.course import Course
 from clustrix.errors import JobCancelled, JobLost
-from clustrix.model.job import JobId, State
+from clustrix.model.job import JobStatus, State
 from clustrix.stores.base import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from clustrix.course import Site
-    from clustrix.model.job import JobRecord
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatus:
-    """Say where a job stands: ``finished`` of ``items`` have ended, ``failed`` of them without a value."""
-
-    id: JobId
-    state: State
-    items: int
-    finished: int
-    failed: int
-    reason: str = ""
-    expected_start: datetime | None = None
-    nodes: tuple[str, ...] = ()
+    from clustrix.model.job import JobId, JobRecord
 
 
 def survey(site: Site, records: Sequence[JobRecord]) -> Mapping[JobId, JobStatus]:

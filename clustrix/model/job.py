@@ -168,6 +168,23 @@ class TaskStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """Say where a job stands: ``finished`` of ``items`` have ended, ``failed`` of them without a value.
+
+    ``id`` is None of a call in place.
+    """
+
+    id: JobId | None
+    state: State
+    items: int
+    finished: int
+    failed: int
+    reason: str = ""
+    expected_start: datetime | None = None
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """Hold what the journal remembers of a job, enough to find it again from another process.
 

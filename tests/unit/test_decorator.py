@@ -11,6 +11,7 @@ import pytest
 from clustrix import config, decorator
 from clustrix.decorator import RemoteFunction, cluster
 from clustrix.errors import ConfigError, UnknownOption
+from clustrix.model.job import State
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +87,16 @@ def test_a_failure_here_is_its_own() -> None:
 
     with pytest.raises(KeyError, match="gone"):
         fail()
+    job = fail.submit()
     with pytest.raises(KeyError, match="gone"):
-        fail.submit().result()
+        job.result()
+    assert (job.status().state, job.status().failed, job.logs()) == (State.FAILED, 1, "")
+
+
+def test_a_call_in_place_says_where_it_stands_as_a_job_does() -> None:
+    said = double.map([1, 2]).status()
+    assert (said.id, said.state, said.items, said.finished, said.failed) == (None, State.SUCCEEDED, 2, 2, 0)
+    assert list(double.submit(1).logs(follow=True)) == []
 
 
 def test_a_target_that_is_asked_for_is_never_swapped() -> None:
