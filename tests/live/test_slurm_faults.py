@@ -220,7 +220,7 @@ def test_ctrl_c_while_a_map_is_iterated(
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
         if twice:
-            patch.setattr("clustrix.pipeline._SECOND_THOUGHT", LONG)
+            patch.setattr("clustrix.pipeline._SECOND_THOUGHT", 30.0)
         pressed = pool.submit(press)
         with pytest.raises(KeyboardInterrupt):
             for _ in array:
