@@ -12,6 +12,9 @@ from clustrix import config
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
 
 # A shell that starts something in the background has it ignore Ctrl-C, and what it starts would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,17 +25,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", help="run the live tests of jobs against this target of your configuration")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process have the Kubernetes cluster and one all other servers, where several share the tests (``-n``).
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Let one process have the Kubernetes cluster and one all other servers, where several share the tests (``-n``)."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    A module stays whole. Tests without servers go to whoever has nothing else to do.
-    """
-    clusters = {item.path for item in items if "kubernetes" in getattr(item, "fixturenames", ())}
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _servers(nodeid.partition("::")[0]) or nodeid
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See to it that no other module takes the cluster."""
     for item in items:
-        if item.get_closest_marker("live"):
-            name = "kubernetes" if item.path in clusters else "servers"
-            item.add_marker(pytest.mark.xdist_group(name))
+        name = item.nodeid.partition("::")[0]
+        if "kubernetes" in getattr(item, "fixturenames", ()) and _servers(name) != "kubernetes":
+            raise pytest.UsageError(f"{name} needs the cluster: see _servers in tests/conftest.py")
+
+
+def _servers(path: str) -> str:
+    """Name the servers of a test module, which is run as a whole; tests of none go to who has nothing else to do."""
+    live, _, name = path.rpartition("/")
+    if live != "tests/live":
+        return ""
+    return "kubernetes" if name.startswith(("test_kubernetes", "test_chart", "test_pipeline")) else "others"
 
 
 @pytest.fixture(autouse=True)
