@@ -48,7 +48,7 @@ _PUT = """umask 077
 mkdir -p -- {directory} && cd -- {directory} || exit 1
 p={part}; n=0
 counted() {{
-  got=$(dd if="$p" bs=64K skip="$1" count="$2" iflag=skip_bytes,count_bytes,fullblock status=none | $sum)
+  got=$(dd if="$p" bs=128K skip="$1" count="$2" iflag=skip_bytes,count_bytes,fullblock status=none | $sum)
   [ "${{got%% *}}" = "$3" ]
 }}
 {resume}echo "$n"
@@ -58,7 +58,7 @@ while [ "$at" -lt {size} ]; do
   end=$((at + {segment}))
   [ "$end" -le {size} ] || end={size}
   if [ "$n" -lt "$end" ]; then
-    dd bs=64K count=$((end - n)) iflag=count_bytes,fullblock status=none >>"$p" || {{ rm -f "$p"; exit 1; }}
+    dd bs=128K count=$((end - n)) iflag=count_bytes,fullblock status=none >>"$p" || {{ rm -f "$p"; exit 1; }}
     n=$end
   fi
   read -r want || exit 1
@@ -262,8 +262,10 @@ def _receive(shell: Shell, part: Path, offset: int, size: int, bar: _Meter) -> s
                 digest.update(data)
         position = offset
         for data in shell.output():
-            file.write(data)
-            digest.update(data)
+            view = memoryview(data)
+            for at in range(0, len(view), _CHUNK):  # what a processor's cache holds; the system is slower with more
+                file.write(view[at : at + _CHUNK])
+                digest.update(view[at : at + _CHUNK])
             position += len(data)
             bar.at(position)
     if shell.returncode == 0 and position != size:
